@@ -1,0 +1,1 @@
+//! sekexe-ci
