@@ -1,0 +1,422 @@
+//! The messages between host and init, and how they become bytes.
+//!
+//! One ordered, reliable byte channel joins the two. Each side sends frames:
+//!
+//! ```text
+//! length: u32 LE | version: u8 | message: postcard
+//! ```
+//!
+//! `length` counts the version byte and the message. The decoder trusts nothing: a length above
+//! [`MAX_FRAME`], a length of zero, another version or bytes that are no message are errors, never
+//! a panic and never an allocation of the size that was claimed.
+//!
+//! Flow control is by credit. A sender of stream data (`Stdin`, `Output`) may have at most as many
+//! bytes under way as the receiver has granted: [`WINDOW`] at the start, more with each `Credit`.
+//! Every other message is small and rare. So both sides can always read, and neither needs more
+//! than a window of memory for each stream.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+pub use serde_bytes::ByteBuf;
+
+/// Version of the frame layout and of every message; the two ends must have the same.
+pub const VERSION: u8 = 1;
+
+/// Upper bound of a frame's `length`, in bytes. Holds the longest argument list that Linux takes.
+pub const MAX_FRAME: usize = 4 << 20;
+
+/// Most stream bytes in one `Stdin` or `Output` message.
+pub const MAX_DATA: usize = 128 << 10;
+
+/// Stream bytes that may be under way before the receiver grants more.
+pub const WINDOW: u32 = 1 << 20;
+
+/// Bytes before the message: length and version.
+const HEADER: usize = 5;
+
+/// Names one command within a machine; chosen by the host, never used twice.
+pub type SessionId = u32;
+
+/// From host to guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToGuest<'a> {
+    /// How to set the machine up. The first message, and only the first.
+    Boot(Boot),
+    /// Append `data` to a file in the guest, creating it with `mode`. A failure is kept and
+    /// reported when `session` is spawned.
+    WriteFile {
+        /// The session that needs the file.
+        session: SessionId,
+        /// Absolute path in the guest.
+        path: ByteBuf,
+        /// Permission bits of a new file.
+        mode: u32,
+        /// The bytes to append.
+        #[serde(with = "serde_bytes")]
+        data: &'a [u8],
+    },
+    /// Start a command.
+    Spawn(Spawn),
+    /// Bytes for the command's standard input.
+    Stdin {
+        /// Which command.
+        session: SessionId,
+        /// At most [`MAX_DATA`] bytes.
+        #[serde(with = "serde_bytes")]
+        data: &'a [u8],
+    },
+    /// End of the command's standard input.
+    StdinEof {
+        /// Which command.
+        session: SessionId,
+    },
+    /// The host consumed `bytes` of an output stream.
+    Credit {
+        /// Which command.
+        session: SessionId,
+        /// Which of its streams.
+        stream: Stream,
+        /// How many bytes more may come.
+        bytes: u32,
+    },
+    /// Nobody reads this output any more: the writer shall get `SIGPIPE`.
+    CloseOutput {
+        /// Which command.
+        session: SessionId,
+        /// Which of its streams.
+        stream: Stream,
+    },
+    /// Send a signal to the command's process group, or to everything it started.
+    Signal {
+        /// Which command.
+        session: SessionId,
+        /// Signal number.
+        signal: i32,
+        /// Whether processes that left the group are meant too.
+        everything: bool,
+    },
+    /// The terminal has another size.
+    Resize {
+        /// Which command.
+        session: SessionId,
+        /// The new size.
+        size: WindowSize,
+    },
+    /// Write everything back to the host's files and answer with [`ToHost::Bye`].
+    Shutdown,
+}
+
+/// From guest to host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToHost<'a> {
+    /// The init runs. The guest speaks first, so that a carrier that loses bytes sent before the
+    /// guest opened it is still usable.
+    Hello {
+        /// `uname -r` in the guest.
+        release: String,
+    },
+    /// The machine is set up; commands may be spawned.
+    Ready {
+        /// What had to be left out, in words.
+        warnings: Vec<String>,
+        /// Microseconds from the start of the kernel to this message.
+        uptime_us: u64,
+    },
+    /// The machine cannot be set up.
+    BootFailed(Failure),
+    /// The command runs.
+    Started {
+        /// Which command.
+        session: SessionId,
+    },
+    /// The command wrote something.
+    Output {
+        /// Which command.
+        session: SessionId,
+        /// Which of its streams.
+        stream: Stream,
+        /// At most [`MAX_DATA`] bytes.
+        #[serde(with = "serde_bytes")]
+        data: &'a [u8],
+    },
+    /// The command's standard input took `bytes`.
+    Credit {
+        /// Which command.
+        session: SessionId,
+        /// How many bytes more may come.
+        bytes: u32,
+    },
+    /// The command closed its standard input.
+    StdinClosed {
+        /// Which command.
+        session: SessionId,
+    },
+    /// The command ended and all its output has been sent.
+    Ended {
+        /// Which command.
+        session: SessionId,
+        /// How.
+        outcome: Outcome,
+        /// What it used.
+        usage: Usage,
+    },
+    /// Everything is written back; the machine may be switched off.
+    Bye,
+}
+
+/// How the machine is set up. Paths are absolute and without symbolic links unless noted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// The machine's host name.
+    pub hostname: ByteBuf,
+    /// Directory of the host that becomes the read-only lower layer of `/`.
+    pub rootfs: ByteBuf,
+    /// Whether hostfs understands `map_owner` (files of the host user appear as root's).
+    pub map_owner: bool,
+    /// Host paths that appear at the same place in the guest, beside the root.
+    pub shares: Vec<Share>,
+    /// Paths of the lower layer that the host user cannot read or does not show.
+    pub shadows: Vec<Shadow>,
+    /// Size of everything writable that lives in guest memory, in bytes.
+    pub writable_bytes: u64,
+    /// Block device with a swap signature.
+    pub swap: Option<ByteBuf>,
+    /// Kernel modules (paths in the lower layer) to load before the root is mounted.
+    pub modules: Vec<ByteBuf>,
+    /// Most tasks that may exist at once.
+    pub max_tasks: u32,
+}
+
+/// One `--rw` path, or a working directory that must be there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// Path on the host and in the guest.
+    pub path: ByteBuf,
+    /// Whether it is a directory (otherwise a file).
+    pub directory: bool,
+    /// Whether writes reach the host; otherwise they are thrown away.
+    pub writable: bool,
+}
+
+/// One path that the guest's root shows differently from the host's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shadow {
+    /// Path relative to the root, without leading slash.
+    pub path: ByteBuf,
+    /// What stands there instead.
+    pub kind: ShadowKind,
+    /// Owner of the original.
+    pub uid: u32,
+    /// Group of the original.
+    pub gid: u32,
+    /// Permission bits of the original.
+    pub mode: u32,
+}
+
+/// What a shadowed path becomes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ShadowKind {
+    /// Nothing: the path does not exist.
+    Absent,
+    /// An empty directory.
+    EmptyDirectory,
+    /// A directory of the lower layer, kept as it is but for its owner and mode (a parent).
+    Directory,
+    /// A file with these contents.
+    File(ByteBuf),
+}
+
+/// A command to start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spawn {
+    /// The host's name for it.
+    pub session: SessionId,
+    /// Program and arguments; the program is searched for in the `PATH` of `env`.
+    pub argv: Vec<ByteBuf>,
+    /// The whole environment, `NAME=value`.
+    pub env: Vec<ByteBuf>,
+    /// Working directory.
+    pub workdir: ByteBuf,
+    /// `name`, `uid`, `name:group` or `uid:gid`, looked up in the guest.
+    pub user: ByteBuf,
+    /// A terminal of this size, if the command shall have one.
+    pub terminal: Option<WindowSize>,
+    /// Whether standard input follows; otherwise it is `/dev/null`.
+    pub stdin: bool,
+}
+
+/// Size of a terminal in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters in a line.
+    pub columns: u16,
+}
+
+/// An output stream. With a terminal everything is `Stdout`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Stream {
+    /// File descriptor 1.
+    Stdout,
+    /// File descriptor 2.
+    Stderr,
+}
+
+/// How a command ended. Never a bare integer: a missing outcome cannot look like success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It called `exit` with this status.
+    Exited(u8),
+    /// A signal ended it.
+    Signalled(i32),
+    /// The guest's kernel killed it, or what it waited for, because memory ran out. The status is
+    /// the one that the command ended with, 137 where it was killed itself.
+    OutOfMemory(u8),
+    /// It did not end in the time it was given. Made by the host.
+    TimedOut,
+    /// It never ran.
+    NeverStarted(Failure),
+    /// The machine ended before the command did. Made by the host.
+    MachineDied(Failure),
+}
+
+/// Something that failed, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What was being done, for example `mount /proc`.
+    pub stage: String,
+    /// Why it failed.
+    pub reason: String,
+    /// The error number of the system call, 0 where there was none.
+    pub errno: i32,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.stage, self.reason)
+    }
+}
+
+/// What a command and its waited-for children used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Microseconds in user mode.
+    pub user_us: u64,
+    /// Microseconds in the guest's kernel.
+    pub system_us: u64,
+    /// Largest resident set of one process, in KiB.
+    pub peak_rss_kib: u64,
+    /// Times that the guest's kernel killed a process because memory ran out.
+    pub oom_kills: u64,
+    /// Times that a fork was refused because of the limit of tasks.
+    pub task_limit_hits: u64,
+}
+
+/// Why a byte stream is not one of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FrameError {
+    /// A frame claims a length of zero or above [`MAX_FRAME`].
+    Length(u32),
+    /// A frame of another version.
+    Version(u8),
+    /// A frame whose bytes are no message.
+    Message(String),
+    /// A message that would need a frame above [`MAX_FRAME`].
+    TooLong(usize),
+}
+
+impl fmt::Display for FrameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Length(n) => write!(f, "frame of impossible length {n}"),
+            Self::Version(v) => write!(f, "frame of version {v}, this side speaks {VERSION}"),
+            Self::Message(why) => write!(f, "frame with an unreadable message: {why}"),
+            Self::TooLong(n) => write!(f, "message of {n} bytes, the limit is {MAX_FRAME}"),
+        }
+    }
+}
+
+impl std::error::Error for FrameError {}
+
+/// Appends `message` as one frame to `out`. On an error `out` is as before.
+pub fn encode<M: Serialize>(message: &M, out: &mut Vec<u8>) -> Result<(), FrameError> {
+    let start = out.len();
+    out.extend_from_slice(&[0, 0, 0, 0, VERSION]);
+    let body = std::mem::take(out);
+    *out = match postcard::to_extend(message, body) {
+        Ok(bytes) => bytes,
+        // Encoding into a growing vector fails only for types without a known length, and no
+        // message has one; the vector is gone with the error, so the stream is unusable anyway.
+        Err(e) => return Err(FrameError::Message(e.to_string())),
+    };
+    let length = out.len() - start - 4;
+    if length > MAX_FRAME {
+        out.truncate(start);
+        return Err(FrameError::TooLong(length));
+    }
+    out[start..start + 4].copy_from_slice(&(length as u32).to_le_bytes());
+    Ok(())
+}
+
+/// Collects received bytes and hands out whole messages.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Decoder {
+    /// Free space for at least `wanted` received bytes; tell [`Decoder::received`] how many came.
+    pub fn space(&mut self, wanted: usize) -> &mut [u8] {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+        if self.bytes.len() - self.end < wanted {
+            self.bytes.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+            if self.bytes.len() - self.end < wanted {
+                self.bytes.resize(self.end + wanted, 0);
+            }
+        }
+        &mut self.bytes[self.end..]
+    }
+
+    /// `count` bytes were written to the front of what [`Decoder::space`] returned.
+    pub fn received(&mut self, count: usize) {
+        assert!(count <= self.bytes.len() - self.end, "more received than there was space for");
+        self.end += count;
+    }
+
+    /// The next whole message, or nothing if its bytes are not all there yet.
+    ///
+    /// After an error the stream cannot be followed any further.
+    pub fn next<'a, M: Deserialize<'a>>(&'a mut self) -> Result<Option<M>, FrameError> {
+        let held = &self.bytes[self.start..self.end];
+        let Some((length, rest)) = held.split_first_chunk::<4>() else { return Ok(None) };
+        let length = u32::from_le_bytes(*length);
+        if length == 0 || length as usize > MAX_FRAME {
+            return Err(FrameError::Length(length));
+        }
+        let Some(&version) = rest.first() else { return Ok(None) };
+        if version != VERSION {
+            return Err(FrameError::Version(version));
+        }
+        if rest.len() < length as usize {
+            return Ok(None);
+        }
+        let body = self.start + HEADER..self.start + 4 + length as usize;
+        self.start = body.end;
+        match postcard::take_from_bytes(&self.bytes[body]) {
+            Ok((message, [])) => Ok(Some(message)),
+            Ok((_, rest)) => Err(FrameError::Message(format!("{} bytes too many", rest.len()))),
+            Err(e) => Err(FrameError::Message(e.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
