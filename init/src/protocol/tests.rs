@@ -131,10 +131,7 @@ fn bytes_behind_a_message_in_its_frame_are_an_error() {
     bytes[0] += 1;
     let mut decoder = Decoder::default();
     feed(&mut decoder, &bytes);
-    assert_eq!(
-        decoder.next::<ToHost<'_>>(),
-        Err(FrameError::Message("1 bytes too many".into()))
-    );
+    assert_eq!(decoder.next::<ToHost<'_>>(), Err(FrameError::Message("1 bytes too many".into())));
 }
 
 #[test]

@@ -1,0 +1,206 @@
+//! The event loop: messages in, bytes and outcomes out, one thread, one `poll`.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
+use sekexe_init::protocol::{
+    Boot, Failure, MAX_DATA, Outcome, SessionId, Spawn, Stream, ToGuest, ToHost, Usage,
+};
+
+use crate::channel::Channel;
+use crate::session::{self, Session};
+use crate::sys;
+
+/// Above this backlog towards the host no more output is read; the commands' pipes then fill.
+const MAX_BACKLOG: usize = 8 * MAX_DATA;
+
+const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
+
+struct Server {
+    sessions: BTreeMap<SessionId, Session>,
+    /// Files that could not be written, for commands not yet spawned.
+    broken: BTreeMap<SessionId, Failure>,
+    max_tasks: u32,
+    buffer: Vec<u8>,
+}
+
+/// Serves until the host says `Shutdown`, or goes away, which is an error.
+pub fn until_shutdown(channel: &mut Channel, boot: &Boot) -> Result<()> {
+    let mut children = SigSet::empty();
+    children.add(Signal::SIGCHLD);
+    children.thread_block().context("block SIGCHLD")?;
+    let children = SignalFd::with_flags(&children, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+        .context("watch for ended processes")?;
+    sys::set_default_limits();
+
+    let mut server = Server {
+        sessions: BTreeMap::new(),
+        broken: BTreeMap::new(),
+        max_tasks: boot.max_tasks,
+        buffer: vec![0; MAX_DATA],
+    };
+    loop {
+        channel.flush()?;
+        let ready = wait(channel, &children, &server)?;
+        if ready.child {
+            while let Ok(Some(_)) = children.read_signal() {}
+            server.reap();
+        }
+        if ready.message {
+            channel.fill()?;
+            if server.obey(channel)? {
+                break;
+            }
+        }
+        server.move_bytes(channel)?;
+        server.report_ended(channel)?;
+    }
+    // Nothing may write any more when the last bytes go to the host's files.
+    let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+    nix::unistd::sync();
+    channel.send(&ToHost::Bye)?;
+    channel.flush_all()?;
+    // The host ends the machine now. Waiting for it spares the switching-off.
+    while channel.wait_and_fill().is_ok() {}
+    Ok(())
+}
+
+/// What [`wait`] found.
+struct Ready {
+    message: bool,
+    child: bool,
+}
+
+/// Sleeps until there is something to do.
+fn wait(channel: &Channel, children: &SignalFd, server: &Server) -> Result<Ready> {
+    let mut interest = PollFlags::POLLIN;
+    interest.set(PollFlags::POLLOUT, channel.backlog() > 0);
+    let mut fds =
+        vec![PollFd::new(channel.as_fd(), interest), PollFd::new(children.as_fd(), PollFlags::POLLIN)];
+    let mut draining = false;
+    for session in server.sessions.values() {
+        fds.extend(session.wants_to_write().map(|fd| PollFd::new(fd, PollFlags::POLLOUT)));
+        for fd in STREAMS.into_iter().filter_map(|stream| session.wants_to_read(stream)) {
+            draining |= session.is_draining();
+            if channel.backlog() < MAX_BACKLOG {
+                fds.push(PollFd::new(fd, PollFlags::POLLIN));
+            }
+        }
+    }
+    // A stream that something left behind holds open never becomes readable; look at once.
+    let timeout =
+        if draining && channel.backlog() < MAX_BACKLOG { PollTimeout::ZERO } else { PollTimeout::NONE };
+    match poll(&mut fds, timeout) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(e) => return Err(e).context("wait for something to do"),
+    }
+    let readable = |fd: &PollFd<'_>| {
+        let wanted = PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR;
+        fd.revents().is_some_and(|events| events.intersects(wanted))
+    };
+    Ok(Ready { message: readable(&fds[0]), child: readable(&fds[1]) })
+}
+
+impl Server {
+    fn reap(&mut self) {
+        while let Some(reaped) = sys::reap() {
+            // Whoever is not a command's own process was orphaned and inherited by PID 1.
+            if let Some(session) = self.sessions.values_mut().find(|s| s.owns(&reaped)) {
+                session.process_ended(reaped);
+            }
+        }
+    }
+
+    /// Does what the messages say. Returns whether one of them was `Shutdown`.
+    fn obey(&mut self, channel: &mut Channel) -> Result<bool> {
+        loop {
+            // A command to start answers on the channel, so it must not borrow from it.
+            let spawn = match channel.next()? {
+                None => return Ok(false),
+                Some(ToGuest::Spawn(spawn)) => spawn,
+                Some(ToGuest::Shutdown) => return Ok(true),
+                Some(other) => {
+                    self.obey_one(other);
+                    continue;
+                }
+            };
+            self.spawn(&spawn, channel)?;
+        }
+    }
+
+    fn obey_one(&mut self, message: ToGuest<'_>) {
+        match message {
+            ToGuest::WriteFile { session, path, mode, data } => {
+                if let Err(failure) = session::write_file(&path, mode, data) {
+                    self.broken.entry(session).or_insert(failure);
+                }
+            }
+            ToGuest::Stdin { session, data } => self.with(session, |s| s.take_input(data)),
+            ToGuest::StdinEof { session } => self.with(session, Session::end_input),
+            ToGuest::Credit { session, stream, bytes } => self.with(session, |s| s.add_credit(stream, bytes)),
+            ToGuest::CloseOutput { session, stream } => self.with(session, |s| s.close_output(stream)),
+            ToGuest::Signal { session, signal, everything } => {
+                self.with(session, |s| s.signal(signal, everything))
+            }
+            ToGuest::Resize { session, size } => self.with(session, |s| s.resize(size)),
+            ToGuest::Boot(_) | ToGuest::Spawn(_) | ToGuest::Shutdown => {}
+        }
+    }
+
+    /// A message for a command that has ended meanwhile is nobody's fault.
+    fn with(&mut self, id: SessionId, act: impl FnOnce(&mut Session)) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            act(session);
+        }
+    }
+
+    fn spawn(&mut self, spawn: &Spawn, channel: &mut Channel) -> Result<()> {
+        let session = spawn.session;
+        let started = match self.broken.remove(&session) {
+            Some(failure) => Err(failure),
+            None => Session::start(spawn, self.max_tasks),
+        };
+        match started {
+            Ok(running) => {
+                self.sessions.insert(session, running);
+                channel.send(&ToHost::Started { session })
+            }
+            Err(failure) => {
+                let outcome = Outcome::NeverStarted(failure);
+                channel.send(&ToHost::Ended { session, outcome, usage: Usage::default() })
+            }
+        }
+    }
+
+    fn move_bytes(&mut self, channel: &mut Channel) -> Result<()> {
+        for session in self.sessions.values_mut() {
+            if session.wants_to_write().is_some() {
+                session.feed_input(channel)?;
+            }
+            for stream in STREAMS {
+                while channel.backlog() < MAX_BACKLOG
+                    && session.pump_output(stream, &mut self.buffer, channel)?
+                {
+                    channel.flush()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn report_ended(&mut self, channel: &mut Channel) -> Result<()> {
+        let ended: Vec<_> =
+            self.sessions.values().filter_map(|s| s.conclusion().map(|how| (s.id, how))).collect();
+        for (session, (outcome, usage)) in ended {
+            self.sessions.remove(&session);
+            channel.send(&ToHost::Ended { session, outcome, usage })?;
+        }
+        Ok(())
+    }
+}
