@@ -1,21 +1,21 @@
 //! `kernel build`, `list`, `path`, `remove`: the cache of guest kernels by hand.
 
+use std::ffi::OsStr;
 use std::io::Write as _;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
-use super::Environment;
 use super::progress::Progress;
+use super::{Environment, Messages, Status};
 use crate::cli::kernel::{BuildArgs, Format, KernelArgs, KernelCommand, PathArgs, RemoveArgs};
 use crate::kernel::cache::{Cache, Entry, Record};
 use crate::kernel::catalogue::{Catalogue, DEFAULT_PROFILE};
-use crate::kernel::{self, Host, Request, Selector, label};
+use crate::kernel::{self, Host, Kernel, Request, Selector, label};
 
 /// Runs one of the subcommands.
-pub fn run(args: &KernelArgs, env: &Environment) -> Result<ExitCode> {
+pub fn run(args: &KernelArgs, env: &Environment) -> Result<Status> {
     match &args.command {
         KernelCommand::Build(args) => build(args, env),
         KernelCommand::List(args) => list(args.format, env),
@@ -31,16 +31,26 @@ pub fn host(env: &Environment, may_install: bool) -> Result<Host> {
         "there is no place for guest kernels: neither XDG_CACHE_HOME nor HOME is set; \
          set one of them to a directory that can be written",
     )?;
+    // A mirror, or a server of a test's.
+    let kernel_org = env.get("SEKEXE_KERNEL_ORG").and_then(OsStr::to_str);
     Ok(Host {
         cache: Cache::new(cache_dir.join("sekexe-ci")),
         path: env.path.clone(),
-        kernel_org: env.kernel_org.clone().unwrap_or_else(|| kernel::source::KERNEL_ORG.to_owned()),
+        kernel_org: kernel_org.unwrap_or(kernel::source::KERNEL_ORG).to_owned(),
         is_ci: env.is_ci,
         may_install,
     })
 }
 
-fn build(args: &BuildArgs, env: &Environment) -> Result<ExitCode> {
+/// The kernel that `--kernel` stands for, built if it has to be. Progress and
+/// the reason go to standard error.
+pub fn resolve(selector: &OsStr, profile: Option<&str>, env: &Environment) -> Result<Kernel> {
+    let host = host(env, true)?;
+    let mut progress = Progress::new(env);
+    kernel::resolve(selector, profile, &host, &mut |event| progress.show(event))
+}
+
+fn build(args: &BuildArgs, env: &Environment) -> Result<Status> {
     let host = host(env, !args.no_install)?;
     let (version, profile) = match &args.version {
         None => (None, None),
@@ -61,14 +71,14 @@ fn build(args: &BuildArgs, env: &Environment) -> Result<ExitCode> {
         jobs: args.jobs.map(usize::from),
         force: args.force,
     };
-    let mut progress = Progress::new(env.stderr_is_tty);
+    let mut progress = Progress::new(env);
     let entry = kernel::build(&request, &host, &mut |event| progress.show(event))?;
     progress.finish();
     writeln!(std::io::stdout(), "{}", entry.kernel_path().display())?;
-    Ok(ExitCode::SUCCESS)
+    Ok(0)
 }
 
-fn path(args: &PathArgs, env: &Environment) -> Result<ExitCode> {
+fn path(args: &PathArgs, env: &Environment) -> Result<Status> {
     let host = host(env, false)?;
     let catalogue = Catalogue::embedded()?;
     let (version, profile) = match Selector::parse(args.version.as_ref()) {
@@ -80,25 +90,25 @@ fn path(args: &PathArgs, env: &Environment) -> Result<ExitCode> {
     match kernel::find(&version, &profile, &host.cache)? {
         Some(entry) => {
             writeln!(std::io::stdout(), "{}", entry.kernel_path().display())?;
-            Ok(ExitCode::SUCCESS)
+            Ok(0)
         }
         None => {
             let label = label(&version, &profile);
-            eprintln!(
-                "sekexe-ci: there is no guest kernel {label} in the cache; build it with \
+            Messages::new(env).note(format_args!(
+                "there is no guest kernel {label} in the cache; build it with \
                  `sekexe-ci kernel build {label}`"
-            );
-            Ok(ExitCode::FAILURE)
+            ));
+            Ok(1)
         }
     }
 }
 
-fn remove(args: &RemoveArgs, env: &Environment) -> Result<ExitCode> {
+fn remove(args: &RemoveArgs, env: &Environment) -> Result<Status> {
     let cache = host(env, false)?.cache;
     let Some(version) = &args.version else {
         let removed = cache.clear()?;
-        eprintln!("sekexe-ci: removed {removed} guest kernels and all downloads");
-        return Ok(ExitCode::SUCCESS);
+        Messages::new(env).note(format_args!("removed {removed} guest kernels and all downloads"));
+        return Ok(0);
     };
     let Selector::Version(version, profile) = Selector::parse(version.as_ref()) else {
         bail!("'{version}' is not a version such as 7.3 or 7.3/full; see `sekexe-ci kernel list`");
@@ -114,9 +124,9 @@ fn remove(args: &RemoveArgs, env: &Environment) -> Result<ExitCode> {
     }
     for entry in &doomed {
         cache.remove(entry)?;
-        eprintln!("sekexe-ci: removed {}", entry.dir.display());
+        Messages::new(env).note(format_args!("removed {}", entry.dir.display()));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(0)
 }
 
 /// One line of the list.
@@ -140,7 +150,7 @@ struct List {
     kernels: Vec<Row>,
 }
 
-fn list(format: Format, env: &Environment) -> Result<ExitCode> {
+fn list(format: Format, env: &Environment) -> Result<Status> {
     let cache = host(env, false)?.cache;
     let rows = rows(&Catalogue::embedded()?, &cache.entries())?;
     let mut out = std::io::stdout().lock();
@@ -151,7 +161,7 @@ fn list(format: Format, env: &Environment) -> Result<ExitCode> {
         }
         Format::Text => out.write_all(table(&rows, kernel::cache::now()).as_bytes())?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(0)
 }
 
 /// What is in the cache and what could be, version by version.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::{Environment, Messages};
 use crate::kernel::{Event, Unit};
 
 /// Time between two plain lines.
@@ -13,6 +14,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// Renders [`Event`]s.
 #[derive(Debug)]
 pub struct Progress {
+    messages: Messages,
     bar: Option<ProgressBar>,
     stage: String,
     stage_began: Instant,
@@ -20,11 +22,12 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// With a bar if stderr is a terminal.
+    /// With a bar if standard error is a terminal.
     #[must_use]
-    pub fn new(stderr_is_tty: bool) -> Self {
+    pub fn new(env: &Environment) -> Self {
         Self {
-            bar: stderr_is_tty.then(hidden_bar),
+            messages: Messages::new(env),
+            bar: env.stderr_is_terminal.then(hidden_bar),
             stage: String::new(),
             stage_began: Instant::now(),
             line_shown: Instant::now(),
@@ -49,8 +52,8 @@ impl Progress {
 
     fn line(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("sekexe-ci: {text}")),
-            None => eprintln!("sekexe-ci: {text}"),
+            Some(bar) => bar.suspend(|| self.messages.note(text)),
+            None => self.messages.note(text),
         }
     }
 

@@ -24,6 +24,8 @@ pub struct Features {
     pub overlay: bool,
     /// hostfs is built in.
     pub hostfs: bool,
+    /// hostfs takes `map_owner`: the host user's files are the guest root's.
+    pub map_owner: bool,
     /// tmpfs is built in.
     pub tmpfs: bool,
     /// devtmpfs is built in.
@@ -62,6 +64,8 @@ impl Features {
             ssl: built_in("SSL"),
             overlay: built_in("OVERLAY_FS"),
             hostfs: built_in("HOSTFS"),
+            // A mount option has no line of its own: hostfs's own option names it.
+            map_owner: built_in("HOSTFS") && help.contains("map_owner"),
             tmpfs: built_in("TMPFS"),
             devtmpfs: built_in("DEVTMPFS"),
             initrd: built_in("BLK_DEV_INITRD"),
