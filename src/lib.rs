@@ -1,1 +1,45 @@
-//! sekexe-ci
+//! sekexe-ci: runs a CI step as root in a guest kernel, as an ordinary user.
+//!
+//! # Map of the code
+//!
+//! ```text
+//! main -> commands -> { machine, session, step, exposure, plan, detect, kernel } -> init's protocol -> sys -> nix
+//! ```
+//!
+//! Nothing points back.
+//!
+//! - [`cli`]: what may be typed; clap types and nothing else.
+//! - [`commands`]: one file for each command; the only place that wires the others together, reads
+//!   the environment and prints.
+//! - [`step`]: from a script, a shell and an environment to what the guest is told to start.
+//! - [`plan`]: pure; from a request and the host's limits to what the machine gets, or a refusal.
+//! - [`exposure`]: which host paths the guest sees and may change.
+//! - [`machine`]: starts a machine and confines it. Nothing above knows which kind it is.
+//! - [`session`]: the host's end of the protocol: boot, spawn, stream, signal, wait.
+//! - [`kernel`]: catalogue, build and cache of guest kernels.
+//! - [`detect`]: what the host gives us.
+//! - [`report`]: how it ended, as a result file, a line and an exit status.
+//! - [`sys`]: the only `unsafe` of the host side.
+//!
+//! # Invariants
+//!
+//! 1. Only the main thread starts machines: the kernel ties their lives to the thread that forks.
+//! 2. No `unsafe` outside `sys`, here and in the init.
+//! 3. No printing outside `commands` and `main`; no exit outside `main`.
+//! 4. No environment read outside `commands`; no version compared where a probe can answer.
+//! 5. A script's bytes are never rewritten and never share a stream with kernel or init messages.
+//! 6. Nothing of the user's crosses on the guest kernel's command line.
+//! 7. A missing or unreadable outcome is our failure, never success.
+
+#[expect(missing_docs, reason = "the doc comments here are help texts")]
+pub mod cli;
+pub mod commands;
+pub mod detect;
+pub mod exposure;
+pub mod kernel;
+pub mod machine;
+pub mod plan;
+pub mod report;
+pub mod session;
+pub mod step;
+mod sys;

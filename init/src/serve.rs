@@ -45,7 +45,8 @@ pub fn until_shutdown(channel: &mut Channel, boot: &Boot) -> Result<()> {
         max_tasks: boot.max_tasks,
         buffer: vec![0; MAX_DATA],
     };
-    loop {
+    // The host does not wait for `Ready`: its first commands may have arrived together with `Boot`.
+    while !server.obey(channel)? {
         channel.flush()?;
         let ready = wait(channel, &children, &server)?;
         if ready.child {
@@ -54,9 +55,6 @@ pub fn until_shutdown(channel: &mut Channel, boot: &Boot) -> Result<()> {
         }
         if ready.message {
             channel.fill()?;
-            if server.obey(channel)? {
-                break;
-            }
         }
         server.move_bytes(channel)?;
         server.report_ended(channel)?;

@@ -1,0 +1,63 @@
+//! What may be typed. No I/O, no defaults that depend on the machine.
+
+pub mod exec;
+pub mod kernel;
+mod values;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Runs a CI step as root in a guest kernel, as an ordinary user.
+///
+/// The step sees this machine's files, read-only below a throw-away layer, and may change the
+/// current directory. Output, signals and the exit status pass through.
+#[derive(Debug, Parser)]
+#[command(name = "sekexe-ci", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = EXAMPLES, after_long_help = EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    /// When to colour our own messages
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = "Output")]
+    pub color: Color,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  sekexe-ci exec 'id -u; uname -r; exit 42'      a script; ends with 42
+  sekexe-ci exec --ro -- make check              a program; even this directory is left alone
+  sekexe-ci exec --kernel 6.1 --script ci/test.sh
+  sekexe-ci shell                                a root shell in the guest
+
+Exit status: the command's own; 128+n if signal n ended it; 124 timeout; 125 sekexe-ci itself failed;
+126 the command cannot be run; 127 it was not found.";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a script or a program in a fresh guest
+    Exec(exec::ExecArgs),
+    /// Open an interactive root shell in a fresh guest
+    Shell(exec::ShellArgs),
+    /// Build, list, find and remove guest kernels
+    Kernel(kernel::KernelArgs),
+    /// Print shell completions
+    Completions {
+        /// The shell to complete for
+        shell: Shell,
+    },
+    /// Write man pages, one for each command, into a directory
+    Man {
+        /// The directory
+        directory: PathBuf,
+    },
+}

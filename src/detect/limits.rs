@@ -1,0 +1,61 @@
+//! How much of the host a machine may use: memory, CPUs, descriptors, processes.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::sys::resource::{Resource, getrlimit};
+use nix::unistd::Pid;
+
+/// Upper bounds that hold for us and for everything we start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Physical memory, or the control group's limit where that is less, in bytes.
+    pub memory_bytes: u64,
+    /// Memory that can be had without swapping, in bytes.
+    pub available_bytes: u64,
+    /// Numbers of the CPUs that we may run on.
+    pub cpus: Vec<usize>,
+    /// Hard limit of open files.
+    pub open_files: u64,
+    /// Hard limit of processes of this user.
+    pub processes: u64,
+}
+
+impl Limits {
+    /// Asks the kernel.
+    pub fn probe() -> Result<Self> {
+        let meminfo = fs::read_to_string("/proc/meminfo").context("read /proc/meminfo")?;
+        let total = field_kib(&meminfo, "MemTotal:").context("no MemTotal in /proc/meminfo")? << 10;
+        let available = field_kib(&meminfo, "MemAvailable:").map_or(total, |kib| kib << 10);
+        let memory_bytes = control_group_limit().map_or(total, |limit| limit.min(total));
+        let affinity = sched_getaffinity(Pid::from_raw(0)).context("ask for the allowed CPUs")?;
+        Ok(Self {
+            memory_bytes,
+            available_bytes: available.min(memory_bytes),
+            cpus: (0..CpuSet::count()).filter(|cpu| affinity.is_set(*cpu).unwrap_or(false)).collect(),
+            open_files: getrlimit(Resource::RLIMIT_NOFILE).context("ask for RLIMIT_NOFILE")?.1,
+            processes: getrlimit(Resource::RLIMIT_NPROC).context("ask for RLIMIT_NPROC")?.0,
+        })
+    }
+}
+
+/// The tightest memory limit on the way from our control group (version 2) to the root.
+fn control_group_limit() -> Option<u64> {
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?.to_owned();
+    let limit = |group: &str| {
+        let text = fs::read_to_string(format!("/sys/fs/cgroup/{group}/memory.max")).ok()?;
+        text.trim().parse::<u64>().ok()
+    };
+    std::iter::successors(Some(path.as_str()), |p| {
+        (!p.is_empty()).then(|| p.rsplit_once('/').map_or("", |(parent, _)| parent))
+    })
+    .filter_map(limit)
+    .min()
+}
+
+fn field_kib(meminfo: &str, name: &str) -> Option<u64> {
+    let rest = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
+    rest.trim().strip_suffix("kB")?.trim().parse().ok()
+}

@@ -1,0 +1,152 @@
+//! The User Mode Linux guest: a kernel that runs as an ordinary process of the host user.
+
+mod arguments;
+mod confine;
+pub mod shadows;
+
+use std::fs::{self, File, Permissions};
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
+use nix::unistd::pipe2;
+
+use super::run_dir::RunDir;
+use super::{Confinement, Machine};
+use crate::kernel::Kernel;
+use crate::plan::Plan;
+use crate::sys::{self, Restrictions};
+use arguments::Carrier;
+
+/// The guest's PID 1.
+const INIT: &[u8] = include_bytes!(env!("SEKEXE_INIT"));
+
+/// Mount points in the directory that the guest's kernel starts in; the init knows the names.
+const MOUNT_POINTS: [&str; 6] = ["dev", "proc", "lower", "scratch", "host", "root"];
+
+/// Bytes that the channel's socket holds in each direction.
+const SOCKET_BUFFER: usize = 4 << 20;
+
+/// Name of the swap file in the run directory.
+const SWAP: &str = "swap";
+
+/// Device under which the guest sees its swap file.
+pub const SWAP_DEVICE: &str = "/dev/ubda";
+
+/// Which host files the guest may touch.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// Directory that becomes the guest's root.
+    pub rootfs: PathBuf,
+    /// Paths that it may change.
+    pub writable: Vec<PathBuf>,
+    /// Further paths that it may read.
+    pub readable: Vec<PathBuf>,
+    /// Paths that it must not read. Must not lie inside `writable` or `readable`.
+    pub hidden: Vec<PathBuf>,
+}
+
+/// Starts the kernel. It boots while the caller prepares the rest.
+///
+/// Must be called by the main thread (see [`sys::start_restricted`]).
+pub fn start(kernel: &Kernel, plan: &Plan, access: &Access, run_dir: RunDir) -> Result<Machine> {
+    raise_open_files();
+    let boot = run_dir.path().join("boot");
+    prepare_boot_directory(&boot).context("write the guest's first files to the temporary directory")?;
+    let uml_dir = run_dir.path().join("uml");
+    fs::create_dir(&uml_dir).context("create a directory for the kernel")?;
+    let swap = run_dir.path().join(SWAP);
+    if plan.swap > 0 {
+        create_swap_file(&swap, plan.swap).context("create the swap file")?;
+    }
+
+    let (ours, theirs) = channel().context("create the channel to the guest")?;
+    let (console, console_end) = pipe2(OFlag::O_CLOEXEC).context("create the console's pipe")?;
+    fcntl(&console, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("create the console's pipe")?;
+
+    let ruleset = confine::ruleset(access, &kernel.path, run_dir.path())?;
+    let carrier = if kernel.features.hostfd { Carrier::HostFd } else { Carrier::SerialLine };
+    let mut command = Command::new(&kernel.path);
+    command
+        .args(arguments::kernel_arguments(&arguments::Launch {
+            plan,
+            boot: &boot,
+            uml_dir: &uml_dir,
+            swap: (plan.swap > 0).then_some(swap.as_path()),
+            carrier,
+            channel: theirs.as_raw_fd(),
+            smp: kernel.features.smp,
+            has_seccomp: kernel.features.seccomp,
+        }))
+        .env_clear()
+        .env("HOME", run_dir.path())
+        .env("TMPDIR", run_dir.path())
+        .env("PATH", "/usr/bin:/bin")
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(console_end.try_clone().context("create the console's pipe")?)
+        .stderr(console_end);
+    let restrictions = Restrictions {
+        keep: &[theirs.as_fd()],
+        ruleset: ruleset.fd.as_ref().map(AsFd::as_fd),
+        cpus: &plan.pin,
+    };
+    let child = sys::start_restricted(&mut command, &restrictions)
+        .with_context(|| format!("cannot start the guest kernel {}", kernel.path.display()))?;
+    let text = |paths: &[PathBuf]| paths.iter().map(|p| p.display().to_string()).collect();
+    let confinement = Confinement {
+        landlock_abi: ruleset.abi,
+        no_new_privs: true,
+        writable: text(&access.writable),
+        hidden: text(&access.hidden),
+    };
+    Machine::new(child, ours, console, confinement, run_dir)
+}
+
+/// The guest's kernel holds a descriptor for each of its processes and open files.
+fn raise_open_files() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+fn prepare_boot_directory(boot: &Path) -> std::io::Result<()> {
+    fs::create_dir(boot)?;
+    for name in MOUNT_POINTS {
+        fs::create_dir(boot.join(name))?;
+    }
+    let mut init = File::create(boot.join("init"))?;
+    init.write_all(INIT)?;
+    init.set_permissions(Permissions::from_mode(0o755))
+}
+
+/// A sparse file with the signature that `mkswap` would write (`union swap_header` in
+/// `include/linux/swap.h`): version 1, the last page's number, and the magic at the page's end.
+fn create_swap_file(at: &Path, bytes: u64) -> std::io::Result<()> {
+    const PAGE: u64 = 4096;
+    let last_page = u32::try_from(bytes / PAGE - 1).unwrap_or(u32::MAX);
+    let mut header = vec![0; PAGE as usize];
+    header[1024..1028].copy_from_slice(&1u32.to_le_bytes());
+    header[1028..1032].copy_from_slice(&last_page.to_le_bytes());
+    header[PAGE as usize - 10..].copy_from_slice(b"SWAPSPACE2");
+    let mut file = File::create_new(at)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.write_all(&header)?;
+    file.set_len(bytes)
+}
+
+fn channel() -> nix::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?;
+    for end in [&ours, &theirs] {
+        // The kernel gives less where its limit is lower, which is fine.
+        let _ = setsockopt(end, sockopt::SndBuf, &SOCKET_BUFFER);
+    }
+    fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((ours, theirs))
+}

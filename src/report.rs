@@ -1,0 +1,215 @@
+//! How a run ended: as an exit status, as a line for people, as a result file for programs.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use sekexe_init::protocol::{Outcome, Usage};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::machine::{Confinement, Ended};
+use crate::plan::Plan;
+use crate::session::{GuestInfo, status_of_signal};
+
+/// Exit statuses of our own; every other one is the command's.
+pub mod status {
+    /// The command did not end in time, as `timeout(1)` has it.
+    pub const TIMED_OUT: u8 = 124;
+    /// sekexe-ci failed, bad usage included.
+    pub const OURS: u8 = 125;
+    /// The command exists and cannot be run.
+    pub const CANNOT_RUN: u8 = 126;
+    /// There is no such command.
+    pub const NOT_FOUND: u8 = 127;
+}
+
+/// Version of the result file's layout; grows when a field changes its meaning or goes.
+const LAYOUT: u32 = 1;
+
+/// Everything known about a run that got as far as a machine.
+#[derive(Debug)]
+pub struct Run<'a> {
+    /// How the command ended.
+    pub outcome: &'a Outcome,
+    /// What the command used.
+    pub usage: Usage,
+    /// From the command's start to its end.
+    pub command_time: Duration,
+    /// From our start to now.
+    pub total_time: Duration,
+    /// What the machine got.
+    pub plan: &'a Plan,
+    /// The kernel's file.
+    pub kernel: &'a Path,
+    /// What the guest said of itself.
+    pub guest: &'a GuestInfo,
+    /// What was enforced.
+    pub confinement: &'a Confinement,
+    /// How the machine ended, if that is known.
+    pub machine: Option<Ended>,
+    /// What the user should know.
+    pub warnings: &'a [String],
+}
+
+/// The exit status that stands for an outcome.
+pub fn exit_status(outcome: &Outcome) -> u8 {
+    match outcome {
+        Outcome::Exited(code) | Outcome::OutOfMemory(code) => *code,
+        Outcome::Signalled(signal) => status_of_signal(*signal),
+        Outcome::TimedOut => status::TIMED_OUT,
+        Outcome::NeverStarted(failure) if failure.stage == "exec" => match failure.errno {
+            nix::libc::ENOENT => status::NOT_FOUND,
+            _ => status::CANNOT_RUN,
+        },
+        Outcome::NeverStarted(_) | Outcome::MachineDied(_) => status::OURS,
+    }
+}
+
+/// One line for people; nothing where the command simply succeeded.
+pub fn line(outcome: &Outcome, usage: &Usage) -> Option<String> {
+    let line = match outcome {
+        Outcome::Exited(0) => return None,
+        Outcome::Exited(code) => format!("the command exited with status {code}"),
+        Outcome::Signalled(signal) => format!("the command was ended by {}", signal_name(*signal)),
+        Outcome::OutOfMemory(_) => {
+            "the command ran out of memory: the guest's kernel killed it; try a larger --memory".into()
+        }
+        Outcome::TimedOut => "the command did not end in time and was killed (--timeout)".into(),
+        Outcome::NeverStarted(failure) => format!("the command never started: {failure}"),
+        Outcome::MachineDied(failure) => format!("the machine died before the command ended: {failure}"),
+    };
+    Some(match usage.task_limit_hits {
+        0 => line,
+        n => format!("{line}; {n} times a process could not be created because of the guest's limit"),
+    })
+}
+
+fn signal_name(signal: i32) -> String {
+    match nix::sys::signal::Signal::try_from(signal) {
+        Ok(known) => format!("{} (signal {signal})", known.as_str()),
+        Err(_) => format!("signal {signal}"),
+    }
+}
+
+/// The result file's contents. Times are in milliseconds, sizes in bytes.
+pub fn result(run: &Run<'_>) -> Value {
+    json!({
+        "layout": LAYOUT,
+        "outcome": outcome(run.outcome),
+        "exit_status": exit_status(run.outcome),
+        "machine": {
+            "kind": "uml",
+            "cpus": run.plan.cpus,
+            "memory_bytes": run.plan.memory,
+            "swap_bytes": run.plan.swap,
+            "writable_bytes": run.plan.writable,
+            "max_tasks": run.plan.max_tasks,
+            "system_calls": if run.plan.seccomp { "seccomp" } else { "ptrace" },
+        },
+        "kernel": { "path": run.kernel.display().to_string(), "release": run.guest.release },
+        "confinement": run.confinement,
+        "times": {
+            "total_ms": milliseconds(run.total_time),
+            "guest_boot_ms": milliseconds(run.guest.boot_time),
+            "ready_ms": milliseconds(run.guest.ready_after),
+            "command_ms": milliseconds(run.command_time),
+            "command_user_ms": run.usage.user_us as f64 / 1000.0,
+            "command_system_ms": run.usage.system_us as f64 / 1000.0,
+        },
+        "peak_memory": {
+            "largest_process_bytes": run.usage.peak_rss_kib << 10,
+            "machine_bytes": run.machine.map(|ended| ended.peak_rss_bytes),
+        },
+        "oom_kills": run.usage.oom_kills,
+        "task_limit_hits": run.usage.task_limit_hits,
+        "warnings": run.warnings,
+    })
+}
+
+/// The result of a run that never got as far as a machine.
+pub fn failed_result(error: &anyhow::Error) -> Value {
+    json!({
+        "layout": LAYOUT,
+        "outcome": { "kind": "failed", "reason": format!("{error:#}") },
+        "exit_status": status::OURS,
+    })
+}
+
+fn outcome(outcome: &Outcome) -> Value {
+    match outcome {
+        Outcome::Exited(code) => json!({ "kind": "exited", "code": code }),
+        Outcome::Signalled(signal) => json!({ "kind": "signalled", "signal": signal }),
+        Outcome::OutOfMemory(code) => json!({ "kind": "out-of-memory", "code": code }),
+        Outcome::TimedOut => json!({ "kind": "timed-out" }),
+        Outcome::NeverStarted(failure) => {
+            json!({ "kind": "never-started", "stage": failure.stage, "reason": failure.reason, "errno": failure.errno })
+        }
+        Outcome::MachineDied(failure) => {
+            json!({ "kind": "machine-died", "stage": failure.stage, "reason": failure.reason })
+        }
+    }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// Writes a value as a JSON file that is complete or not there.
+pub fn write_file(path: &Path, value: &impl Serialize) -> Result<()> {
+    let context = || format!("write the result to {}", path.display());
+    let mut text = serde_json::to_vec_pretty(value).with_context(context)?;
+    text.push(b'\n');
+    // A device or a pipe cannot be replaced by renaming.
+    if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+        return std::fs::write(path, &text).with_context(context);
+    }
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(directory).with_context(context)?;
+    file.write_all(&text).with_context(context)?;
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    file.as_file().set_permissions(mode).with_context(context)?;
+    file.persist(path).with_context(context)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use sekexe_init::protocol::Failure;
+
+    use super::*;
+
+    fn never(stage: &str, errno: i32) -> Outcome {
+        Outcome::NeverStarted(Failure { stage: stage.into(), reason: "why".into(), errno })
+    }
+
+    #[test]
+    fn every_outcome_has_its_status() {
+        let died = Failure { stage: "guest kernel".into(), reason: "kernel panic".into(), errno: 0 };
+        for (outcome, expected) in [
+            (Outcome::Exited(0), 0),
+            (Outcome::Exited(255), 255),
+            (Outcome::Signalled(9), 137),
+            (Outcome::Signalled(15), 143),
+            (Outcome::OutOfMemory(137), 137),
+            (Outcome::TimedOut, 124),
+            (never("exec", nix::libc::ENOENT), 127),
+            (never("exec", nix::libc::EACCES), 126),
+            (never("workdir", nix::libc::ENOENT), 125),
+            (Outcome::MachineDied(died), 125),
+        ] {
+            assert_eq!(exit_status(&outcome), expected, "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn only_plain_success_is_silent() {
+        let usage = Usage::default();
+        assert_eq!(line(&Outcome::Exited(0), &usage), None);
+        insta::assert_snapshot!(line(&Outcome::Signalled(9), &usage).unwrap(), @"the command was ended by SIGKILL (signal 9)");
+        insta::assert_snapshot!(line(&never("exec", 2), &usage).unwrap(), @"the command never started: exec: why");
+        let bomb = Usage { task_limit_hits: 3, ..usage };
+        insta::assert_snapshot!(line(&Outcome::TimedOut, &bomb).unwrap(), @"the command did not end in time and was killed (--timeout); 3 times a process could not be created because of the guest's limit");
+    }
+}

@@ -1,0 +1,556 @@
+//! The host's end of the protocol: sets a machine up, runs commands in it, carries their bytes.
+//!
+//! One thread and one `poll` serve the channel, the machine's console, every command's streams,
+//! our signals and the deadlines. Several commands may run at once. Whatever happens to the
+//! machine, each command ends with an [`Outcome`]: if the guest cannot tell, the outcome says that
+//! the machine died, and why.
+
+mod console;
+mod link;
+mod streams;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use sekexe_init::protocol::{
+    Boot, Failure, MAX_DATA, Outcome, SessionId, Spawn, Stream, ToGuest, ToHost, Usage, WindowSize,
+};
+
+use crate::machine::{Ended, Machine};
+pub use console::Console;
+use link::Link;
+pub use streams::{Input, Output};
+use streams::{Source, Written};
+
+/// How long a command has between being told to end and being killed.
+pub const TERMINATION_GRACE: Duration = Duration::from_secs(10);
+/// How long a killed command has before the machine is ended.
+const KILL_GRACE: Duration = Duration::from_secs(5);
+/// How long the guest has to write everything back.
+const WRITE_BACK_GRACE: Duration = Duration::from_secs(60);
+
+/// Signals that are passed on to the command.
+const FORWARDED: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+
+/// A command to run, with where its bytes come from and go to.
+pub struct Command {
+    /// What the guest is told; its session number is filled in here.
+    pub spawn: Spawn,
+    /// Files that it needs, path and contents, written before it starts.
+    pub files: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Its standard input.
+    pub input: Input,
+    /// Its standard output.
+    pub stdout: Output,
+    /// Its standard error. Unused with a terminal.
+    pub stderr: Output,
+    /// How long it may take.
+    pub timeout: Option<Duration>,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// How.
+    pub outcome: Outcome,
+    /// What it used, as far as the guest could tell.
+    pub usage: Usage,
+    /// From being sent to having ended.
+    pub duration: Duration,
+    /// What `Output::Capture` collected from standard output and standard error.
+    pub captured: [Vec<u8>; 2],
+}
+
+/// What the guest said when it was set up.
+#[derive(Debug, Clone, Default)]
+pub struct GuestInfo {
+    /// Its kernel's release.
+    pub release: String,
+    /// What had to be left out.
+    pub warnings: Vec<String>,
+    /// From the start of its kernel until it was set up.
+    pub boot_time: Duration,
+    /// From the host's [`Connection::boot`] until it was set up.
+    pub ready_after: Duration,
+}
+
+/// This process's signals, held back from their default actions so that they can be passed on.
+pub struct Signals(SignalFd);
+
+impl Signals {
+    /// Blocks them from now on.
+    pub fn block() -> Result<Self> {
+        let mut set = SigSet::empty();
+        FORWARDED.into_iter().for_each(|signal| set.add(signal));
+        set.add(Signal::SIGWINCH);
+        set.thread_block().context("block the signals to forward")?;
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        Ok(Self(SignalFd::with_flags(&set, flags).context("watch for signals")?))
+    }
+}
+
+/// Whom to ask for the terminal's size when it changes.
+pub type SizeOf = fn() -> Option<WindowSize>;
+
+/// Why waiting ended although no command did.
+#[derive(Debug)]
+struct Death(Failure);
+
+/// A running command, as the host sees it.
+struct Active {
+    source: Source,
+    /// Standard output and standard error.
+    sinks: [streams::Sink; 2],
+    timeout: Option<Duration>,
+    started: Option<Instant>,
+    deadline: Option<Instant>,
+    /// When the machine is ended if the command does not.
+    last_deadline: Option<Instant>,
+    interrupts: u32,
+    timed_out: bool,
+    failure: Option<String>,
+}
+
+/// The conversation with one machine.
+pub struct Connection {
+    machine: Machine,
+    link: Link,
+    console: Console,
+    signals: Signals,
+    window_size: Option<SizeOf>,
+    active: BTreeMap<SessionId, Active>,
+    finished: BTreeMap<SessionId, Finished>,
+    next_session: SessionId,
+    info: GuestInfo,
+    booted: Option<Instant>,
+    boot_failure: Option<Failure>,
+    ready: bool,
+    bye: bool,
+    unhandled: VecDeque<Signal>,
+}
+
+impl Connection {
+    /// Takes a started machine over. `console` keeps what it prints; `signals` are passed on to the
+    /// running commands; `window_size` is asked when the terminal changed.
+    pub fn new(machine: Machine, console: Console, signals: Signals, window_size: Option<SizeOf>) -> Self {
+        Self {
+            machine,
+            link: Link::default(),
+            console,
+            signals,
+            window_size,
+            active: BTreeMap::new(),
+            finished: BTreeMap::new(),
+            next_session: 1,
+            info: GuestInfo::default(),
+            booted: None,
+            boot_failure: None,
+            ready: false,
+            bye: false,
+            unhandled: VecDeque::new(),
+        }
+    }
+
+    /// Sends the machine its instructions. Commands may be spawned at once: they wait for the end
+    /// of the set-up in the guest.
+    pub fn boot(&mut self, boot: &Boot) -> Result<()> {
+        self.booted = Some(Instant::now());
+        self.link.send(&ToGuest::Boot(boot.clone()))
+    }
+
+    /// Waits until the machine is set up, at most until `deadline`.
+    pub fn wait_until_ready(&mut self, deadline: Instant) -> Result<(), Failure> {
+        while !self.ready {
+            if let Some(failure) = self.boot_failure.take() {
+                return Err(failure);
+            }
+            if Instant::now() >= deadline {
+                return Err(fail("boot", "the guest did not come up in time".into()));
+            }
+            self.step(Some(deadline)).map_err(|Death(failure)| failure)?;
+            let interrupt = |signal: &Signal| *signal != Signal::SIGWINCH;
+            if let Some(signal) = self.unhandled.iter().copied().find(interrupt) {
+                return Err(fail("boot", format!("interrupted by {}", signal.as_str())));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the machine, which did not come up, and the command with it.
+    pub fn give_up(&mut self, session: SessionId, failure: &Failure) -> Result<Finished> {
+        self.machine.end()?;
+        self.console.finish(&self.machine);
+        self.die(failure);
+        self.wait(session)
+    }
+
+    /// What the guest said of itself.
+    pub fn info(&self) -> &GuestInfo {
+        &self.info
+    }
+
+    /// The machine that this conversation is with.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// What the machine printed last on its console.
+    pub fn console(&self) -> &Console {
+        &self.console
+    }
+
+    /// Starts a command.
+    pub fn spawn(&mut self, command: Command) -> Result<SessionId> {
+        let session = self.next_session;
+        self.next_session += 1;
+        for (path, contents) in &command.files {
+            // At least one piece, so that an empty file comes to be.
+            let mut rest = contents.as_slice();
+            loop {
+                let (data, behind) = rest.split_at(rest.len().min(MAX_DATA));
+                let path = path.clone().into();
+                self.link.send(&ToGuest::WriteFile { session, path, mode: 0o755, data })?;
+                rest = behind;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+        }
+        let spawn = Spawn { session, stdin: command.input.is_some(), ..command.spawn };
+        self.link
+            .send(&ToGuest::Spawn(spawn))
+            .context("the arguments and the environment are too long for any program")?;
+        let active = Active {
+            source: Source::new(command.input),
+            sinks: [streams::Sink::new(command.stdout), streams::Sink::new(command.stderr)],
+            timeout: command.timeout,
+            started: None,
+            deadline: None,
+            last_deadline: None,
+            interrupts: 0,
+            timed_out: false,
+            failure: None,
+        };
+        self.active.insert(session, active);
+        Ok(session)
+    }
+
+    /// Waits until the command has ended. Other commands go on meanwhile.
+    pub fn wait(&mut self, session: SessionId) -> Result<Finished> {
+        loop {
+            if let Some(finished) = self.finished.remove(&session) {
+                return Ok(finished);
+            }
+            let Some(active) = self.active.get(&session) else {
+                return Err(anyhow!("session {session} was never started"));
+            };
+            if let Some(failure) = &active.failure {
+                return Err(anyhow!("{failure}"));
+            }
+            if let Some(failure) = self.boot_failure.clone() {
+                self.die(&failure);
+                continue;
+            }
+            let deadline = self.enforce_deadlines()?;
+            if let Err(Death(failure)) = self.step(deadline) {
+                self.die(&failure);
+            }
+            while let Some(signal) = self.unhandled.pop_front() {
+                self.forward(signal)?;
+            }
+        }
+    }
+
+    /// Has the guest write everything back and ends the machine. An error means that what commands
+    /// wrote may not all have reached the host's files.
+    pub fn shut_down(&mut self) -> Result<Ended> {
+        let written_back = self.write_back();
+        let ended = self.machine.end()?;
+        self.console.finish(&self.machine);
+        written_back.map(|()| ended)
+    }
+
+    fn write_back(&mut self) -> Result<()> {
+        let deadline = Instant::now() + WRITE_BACK_GRACE;
+        self.link.send(&ToGuest::Shutdown)?;
+        while !self.bye {
+            if Instant::now() >= deadline {
+                anyhow::bail!("the guest did not finish writing within {} s", WRITE_BACK_GRACE.as_secs());
+            }
+            self.step(Some(deadline)).map_err(|Death(failure)| anyhow!("{failure}"))?;
+        }
+        Ok(())
+    }
+
+    /// The machine is gone, and every command with it.
+    fn die(&mut self, failure: &Failure) {
+        for (session, active) in std::mem::take(&mut self.active) {
+            let outcome =
+                if active.timed_out { Outcome::TimedOut } else { Outcome::MachineDied(failure.clone()) };
+            self.finished.insert(session, active.finish(outcome, Usage::default()));
+        }
+    }
+
+    /// Tells commands whose time is up to end, kills those that do not, and gives up on a guest
+    /// that cannot kill. Returns when to look again.
+    fn enforce_deadlines(&mut self) -> Result<Option<Instant>> {
+        let now = Instant::now();
+        let mut next: Option<Instant> = None;
+        let mut signals = Vec::new();
+        let mut hopeless = false;
+        for (&session, active) in &mut self.active {
+            if active.deadline.is_some_and(|deadline| now >= deadline) {
+                let first = !active.timed_out;
+                active.timed_out = true;
+                let signal = if first { Signal::SIGTERM } else { Signal::SIGKILL };
+                signals.push((session, signal));
+                active.deadline = first.then(|| now + TERMINATION_GRACE);
+                if !first {
+                    active.last_deadline = Some(now + KILL_GRACE);
+                }
+            }
+            hopeless |= active.last_deadline.is_some_and(|deadline| now >= deadline);
+            for deadline in [active.deadline, active.last_deadline].into_iter().flatten() {
+                next = Some(next.map_or(deadline, |n| n.min(deadline)));
+            }
+        }
+        for (session, signal) in signals {
+            self.signal(session, signal, true)?;
+        }
+        if hopeless {
+            self.machine.end()?;
+        }
+        Ok(next)
+    }
+
+    fn signal(&mut self, session: SessionId, signal: Signal, everything: bool) -> Result<()> {
+        self.link.send(&ToGuest::Signal { session, signal: signal as i32, everything })
+    }
+
+    /// Passes one of our signals on. A second interrupt kills.
+    fn forward(&mut self, signal: Signal) -> Result<()> {
+        if signal == Signal::SIGWINCH {
+            let Some(size) = self.window_size.and_then(|ask| ask()) else { return Ok(()) };
+            for &session in self.active.keys() {
+                self.link.send(&ToGuest::Resize { session, size })?;
+            }
+            return Ok(());
+        }
+        let mut orders = Vec::new();
+        for (&session, active) in &mut self.active {
+            active.interrupts += u32::from(signal == Signal::SIGINT);
+            if active.interrupts >= 2 {
+                active.last_deadline.get_or_insert_with(|| Instant::now() + KILL_GRACE);
+                orders.push((session, Signal::SIGKILL, true));
+            } else {
+                orders.push((session, signal, false));
+            }
+        }
+        for (session, signal, everything) in orders {
+            self.signal(session, signal, everything)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for one thing to happen, at most until `deadline`, and deals with it.
+    fn step(&mut self, deadline: Option<Instant>) -> Result<(), Death> {
+        self.write_to_guest()?;
+        let ready = self.poll(deadline).map_err(|e| Death(fail("poll", e.desc().into())))?;
+        if ready.console {
+            self.console.read(&self.machine);
+        }
+        if ready.signals {
+            while let Ok(Some(info)) = self.signals.0.read_signal() {
+                self.unhandled.extend(Signal::try_from(info.ssi_signo as i32).ok());
+            }
+        }
+        if ready.channel {
+            self.link.read(&self.machine.channel).map_err(|why| self.autopsy(&why))?;
+            self.obey()?;
+        } else if ready.ended {
+            return Err(self.autopsy("its process ended"));
+        }
+        self.move_bytes()
+    }
+
+    fn write_to_guest(&mut self) -> Result<(), Death> {
+        self.link.write(&self.machine.channel).map_err(|why| self.autopsy(&why))
+    }
+
+    fn poll(&self, deadline: Option<Instant>) -> Result<Ready, Errno> {
+        let mut interest = PollFlags::POLLIN;
+        interest.set(PollFlags::POLLOUT, self.link.has_backlog());
+        let mut fds = vec![
+            PollFd::new(self.machine.channel.as_fd(), interest),
+            PollFd::new(self.machine.pidfd.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.signals.0.as_fd(), PollFlags::POLLIN),
+        ];
+        let console = self.console.is_open().then(|| {
+            fds.push(PollFd::new(self.machine.console.as_fd(), PollFlags::POLLIN));
+            fds.len() - 1
+        });
+        for active in self.active.values() {
+            fds.extend(active.source.wants().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+            for sink in &active.sinks {
+                fds.extend(sink.wants().map(|fd| PollFd::new(fd, PollFlags::POLLOUT)));
+            }
+        }
+        let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Rounded up, so that the deadline has passed when the wait ends.
+            let milliseconds = left.as_millis().saturating_add(1).min(i32::MAX as u128) as i32;
+            PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(e),
+        }
+        let happened = |index: usize| fds[index].revents().is_some_and(|events| !events.is_empty());
+        let readable = fds[0].revents().is_some_and(|events| {
+            events.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR)
+        });
+        Ok(Ready {
+            channel: readable,
+            ended: happened(1),
+            console: console.is_some_and(happened),
+            signals: happened(2),
+        })
+    }
+
+    /// Does what the guest says.
+    fn obey(&mut self) -> Result<(), Death> {
+        // The link is taken out, because a message borrows from it.
+        let mut link = std::mem::take(&mut self.link);
+        let result = loop {
+            match link.next() {
+                Ok(Some(message)) => self.obey_one(message),
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(fail("protocol", error.to_string())),
+            }
+        };
+        link.append(std::mem::take(&mut self.link));
+        self.link = link;
+        result.map_err(Death)
+    }
+
+    fn obey_one(&mut self, message: ToHost<'_>) {
+        match message {
+            ToHost::Hello { release } => self.info.release = release,
+            ToHost::Ready { warnings, uptime_us } => {
+                self.ready = true;
+                self.info.warnings = warnings;
+                self.info.boot_time = Duration::from_micros(uptime_us);
+                self.info.ready_after = self.booted.map_or(Duration::ZERO, |booted| booted.elapsed());
+            }
+            ToHost::BootFailed(failure) => self.boot_failure = Some(failure),
+            ToHost::Started { session } => {
+                if let Some(active) = self.active.get_mut(&session) {
+                    let now = Instant::now();
+                    active.started = Some(now);
+                    active.deadline = active.timeout.map(|timeout| now + timeout);
+                }
+            }
+            ToHost::Output { session, stream, data } => {
+                if let Some(active) = self.active.get_mut(&session) {
+                    active.sinks[stream as usize].take(data);
+                }
+            }
+            ToHost::Credit { session, bytes } => {
+                if let Some(active) = self.active.get_mut(&session) {
+                    active.source.add_credit(bytes);
+                }
+            }
+            ToHost::StdinClosed { session } => {
+                if let Some(active) = self.active.get_mut(&session) {
+                    active.source.close();
+                }
+            }
+            ToHost::Ended { session, outcome, usage } => {
+                if let Some(mut active) = self.active.remove(&session) {
+                    // What it wrote before it ended reaches its destination first.
+                    active.drain();
+                    let outcome = if active.timed_out { Outcome::TimedOut } else { outcome };
+                    self.finished.insert(session, active.finish(outcome, usage));
+                }
+            }
+            ToHost::Bye => self.bye = true,
+        }
+    }
+
+    /// Feeds the guest from our inputs and our outputs from the guest.
+    fn move_bytes(&mut self) -> Result<(), Death> {
+        let Self { active, link, .. } = self;
+        let wrong = |error: anyhow::Error| Death(fail("protocol", format!("{error:#}")));
+        for (&session, active) in active.iter_mut() {
+            active.source.feed(session, link).map_err(wrong)?;
+            for stream in [Stream::Stdout, Stream::Stderr] {
+                match active.sinks[stream as usize].flush() {
+                    Written::Bytes(0) => {}
+                    Written::Bytes(bytes) => {
+                        link.send(&ToGuest::Credit { session, stream, bytes }).map_err(wrong)?;
+                    }
+                    Written::Closed => link.send(&ToGuest::CloseOutput { session, stream }).map_err(wrong)?,
+                    Written::Failed(why) => active.failure = Some(why),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds out why the machine ended.
+    fn autopsy(&mut self, what_we_saw: &str) -> Death {
+        let ended = self.machine.end();
+        self.console.finish(&self.machine);
+        let reason = match (self.console.panic_message(), ended) {
+            (Some(panic), _) => panic,
+            (None, Ok(ended)) => format!("{what_we_saw} ({})", ended.status),
+            (None, Err(error)) => format!("{what_we_saw} ({error:#})"),
+        };
+        Death(fail("guest kernel", reason))
+    }
+}
+
+/// What [`Connection::poll`] found.
+struct Ready {
+    channel: bool,
+    ended: bool,
+    console: bool,
+    signals: bool,
+}
+
+impl Active {
+    /// Writes out what has been received, however long its readers take.
+    fn drain(&mut self) {
+        for sink in &mut self.sinks {
+            if let Some(why) = sink.flush_all() {
+                self.failure = Some(why);
+            }
+        }
+    }
+
+    fn finish(self, outcome: Outcome, usage: Usage) -> Finished {
+        let outcome = match self.failure {
+            Some(why) => Outcome::MachineDied(fail("output", why)),
+            None => outcome,
+        };
+        let captured = self.sinks.map(streams::Sink::into_captured);
+        let duration = self.started.map_or(Duration::ZERO, |started| started.elapsed());
+        Finished { outcome, usage, duration, captured }
+    }
+}
+
+fn fail(stage: &str, reason: String) -> Failure {
+    Failure { stage: stage.into(), reason, errno: 0 }
+}
+
+/// Exit status that a shell gives to a command ended by `signal`.
+pub fn status_of_signal(signal: i32) -> u8 {
+    (128 + signal.clamp(1, libc::SIGRTMAX())) as u8
+}

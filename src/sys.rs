@@ -1,0 +1,124 @@
+//! The system calls that need `unsafe`. Nothing else on the host side is `unsafe`.
+#![expect(unsafe_code, reason = "raw system calls; each block states why that call is sound")]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+
+use nix::errno::Errno;
+use nix::libc;
+use sekexe_init::protocol::WindowSize;
+
+/// What a machine's process is deprived of before it starts.
+#[derive(Debug, Default)]
+pub struct Restrictions<'a> {
+    /// Descriptors that it inherits beside its standard streams; every other one is closed.
+    pub keep: &'a [BorrowedFd<'a>],
+    /// A Landlock ruleset to enter.
+    pub ruleset: Option<BorrowedFd<'a>>,
+    /// CPUs that it may run on; empty for all.
+    pub cpus: &'a [usize],
+}
+
+/// Starts `command` in a session of its own, without the right to gain privileges, and tied to
+/// this process: if we end, for whatever reason, the kernel kills it.
+///
+/// Must be called by the main thread: the tie is to the thread that forks.
+pub fn start_restricted(command: &mut Command, restrictions: &Restrictions<'_>) -> io::Result<Child> {
+    let keep: Vec<RawFd> = restrictions.keep.iter().map(AsRawFd::as_raw_fd).collect();
+    let ruleset = restrictions.ruleset.map(|fd| fd.as_raw_fd());
+    let cpus = cpu_set(restrictions.cpus);
+    let parent = std::process::id();
+    let before_exec = move || {
+        let check = |result: libc::c_int| if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) };
+        // SAFETY: plain system calls on data that the closure owns; nothing allocates.
+        unsafe {
+            check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+            if libc::getppid() as u32 != parent {
+                return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            }
+            check(libc::setsid())?;
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut none);
+            check(libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut()))?;
+            // Descriptors that we inherited ourselves may lack close-on-exec.
+            libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+            for fd in &keep {
+                check(libc::fcntl(*fd, libc::F_SETFD, 0))?;
+            }
+            if let Some(cpus) = &cpus {
+                // A CPU may have gone away since we looked; then the old set is as good.
+                libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), cpus);
+            }
+            check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+            if let Some(ruleset) = ruleset {
+                check(libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0) as libc::c_int)?;
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls only, so it may run between fork and exec.
+    unsafe { command.pre_exec(before_exec) };
+    command.spawn()
+}
+
+fn cpu_set(cpus: &[usize]) -> Option<libc::cpu_set_t> {
+    if cpus.is_empty() {
+        return None;
+    }
+    // SAFETY: `cpu_set_t` is plain data for which all zeroes is valid.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    for cpu in cpus.iter().filter(|cpu| **cpu < libc::CPU_SETSIZE as usize) {
+        // SAFETY: the number was checked against the size of the set.
+        unsafe { libc::CPU_SET(*cpu, &mut set) };
+    }
+    Some(set)
+}
+
+/// A descriptor that becomes readable when the child ends.
+pub fn open_pidfd(child: &Child) -> io::Result<OwnedFd> {
+    // SAFETY: a result of zero or more is a new descriptor that we own; the child is not reaped
+    // yet, so its number cannot have been given to another process.
+    unsafe {
+        let fd = Errno::result(libc::syscall(libc::SYS_pidfd_open, child.id(), 0))?;
+        Ok(OwnedFd::from_raw_fd(fd as RawFd))
+    }
+}
+
+/// A child's end, with what it used.
+pub struct Reaped {
+    /// Exit status or signal, as `wait` gives it.
+    pub status: std::process::ExitStatus,
+    /// Its largest resident set, in bytes.
+    pub peak_rss_bytes: u64,
+}
+
+/// Waits for a child of ours.
+pub fn reap(child: &Child) -> io::Result<Reaped> {
+    let mut status = 0;
+    // SAFETY: `rusage` is plain data for which all zeroes is valid.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    loop {
+        // SAFETY: both pointers are to live locals of the right types.
+        let result = unsafe { libc::wait4(child.id() as libc::pid_t, &mut status, 0, &mut usage) };
+        match Errno::result(result) {
+            Ok(_) => break,
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(Reaped {
+        status: std::os::unix::process::ExitStatusExt::from_raw(status),
+        peak_rss_bytes: usage.ru_maxrss.unsigned_abs() * 1024,
+    })
+}
+
+/// The size of the terminal behind `fd`, if it is one.
+pub fn window_size(fd: BorrowedFd<'_>) -> Option<WindowSize> {
+    // SAFETY: `winsize` is plain data for which all zeroes is valid.
+    let mut size: libc::winsize = unsafe { std::mem::zeroed() };
+    // SAFETY: the argument is a `winsize`, which is what this ioctl fills.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCGWINSZ, &mut size) };
+    (result == 0).then_some(WindowSize { rows: size.ws_row, columns: size.ws_col })
+}
