@@ -1,0 +1,240 @@
+//! What every test needs: our program, a place of its own, and a word for what the machine must have.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+
+/// Skips the test, with the reason, where something is missing; fails it where
+/// `SEKEXE_TEST_REQUIRE` (names separated by commas, or `all`) says that it must not be.
+macro_rules! require {
+    ($($what:ident),+) => {
+        $(if let Err(why) = $crate::support::have::$what() {
+            let name = stringify!($what);
+            let required = std::env::var("SEKEXE_TEST_REQUIRE").unwrap_or_default();
+            assert!(
+                !required.split(',').any(|word| word == name || word == "all"),
+                "this test requires {name}: {why}"
+            );
+            eprintln!("skipped: {name}: {why}");
+            return;
+        })+
+    };
+}
+pub(crate) use require;
+
+/// What a test may require. The error says why it is not there.
+pub mod have {
+    use std::path::Path;
+
+    use super::kernel;
+
+    /// A guest kernel of the default version in the cache.
+    pub fn uml() -> Result<(), String> {
+        kernel("7.3").map(drop).ok_or("no guest kernel in the cache; run: sekexe-ci kernel build".into())
+    }
+
+    /// A guest kernel 6.12 in the cache.
+    pub fn uml_6_12() -> Result<(), String> {
+        kernel("6.12").map(drop).ok_or("run: sekexe-ci kernel build 6.12".into())
+    }
+
+    /// A guest kernel 6.1 in the cache.
+    pub fn uml_6_1() -> Result<(), String> {
+        kernel("6.1").map(drop).ok_or("run: sekexe-ci kernel build 6.1".into())
+    }
+
+    /// The distribution's own UML kernel.
+    pub fn distribution_uml() -> Result<(), String> {
+        program("linux.uml")
+    }
+
+    /// Running as an ordinary user.
+    pub fn ordinary_user() -> Result<(), String> {
+        if nix::unistd::geteuid().is_root() { Err("running as root".into()) } else { Ok(()) }
+    }
+
+    /// A Python interpreter.
+    pub fn python3() -> Result<(), String> {
+        program("python3")
+    }
+
+    /// Git.
+    pub fn git() -> Result<(), String> {
+        program("git")
+    }
+
+    /// Debian's package tools.
+    pub fn dpkg() -> Result<(), String> {
+        program("dpkg")
+    }
+
+    /// `script(1)`, which provides a terminal.
+    pub fn script() -> Result<(), String> {
+        program("script")
+    }
+
+    /// A program on PATH.
+    pub fn program(name: &str) -> Result<(), String> {
+        which::which(name).map(drop).map_err(|_| format!("there is no {name} on PATH"))
+    }
+
+    /// A file or directory.
+    pub fn path(path: &str) -> Result<(), String> {
+        if Path::new(path).exists() { Ok(()) } else { Err(format!("there is no {path}")) }
+    }
+}
+
+/// Our program.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_sekexe-ci");
+
+/// The kernel that tests use instead of the default one, so that the suite can be run on each.
+fn chosen_kernel() -> Option<PathBuf> {
+    std::env::var_os("SEKEXE_TEST_KERNEL").map(PathBuf::from)
+}
+
+/// The kernel of this version in the cache.
+pub fn kernel(version: &str) -> Option<PathBuf> {
+    static DEFAULT: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let find = || {
+        if let Some(chosen) = chosen_kernel().filter(|_| version == "7.3") {
+            return Some(chosen);
+        }
+        let output = Command::new(PROGRAM).args(["kernel", "path", version]).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().into())
+    };
+    if version == "7.3" { DEFAULT.get_or_init(find).clone() } else { find() }
+}
+
+/// A directory of the test's own, in which our program runs with a home directory of its own.
+pub struct Place {
+    dir: TempDir,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        let place = Self { dir: tempfile::tempdir().expect("a temporary directory") };
+        for name in ["home", "work", "tmp"] {
+            std::fs::create_dir(place.path(name)).expect("a directory");
+        }
+        place
+    }
+
+    /// A path in it. `work` is the current directory, `home` the home directory, `tmp` for
+    /// temporary files.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes a file.
+    pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, contents).expect("a file");
+        path
+    }
+
+    /// Our program with arguments.
+    pub fn sekexe<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Command {
+        let mut command = Command::new(PROGRAM);
+        let cache = cache_dir();
+        let mut arguments = arguments.into_iter();
+        command.args(arguments.next());
+        if let Some(kernel) = chosen_kernel() {
+            command.arg("--kernel").arg(kernel);
+        }
+        command
+            .args(arguments)
+            .current_dir(self.path("work"))
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()))
+            .env("HOME", self.path("home"))
+            .env("TMPDIR", self.path("tmp"))
+            .envs(cache.map(|cache| ("XDG_CACHE_HOME", cache)))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a script in a guest.
+    pub fn exec(&self, script: &str) -> Ran {
+        Ran::from(self.sekexe(["exec", script]).output().expect("our program starts"))
+    }
+
+    /// Runs `exec` with these arguments.
+    pub fn exec_with<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Ran {
+        let mut command = self.sekexe(["exec"]);
+        Ran::from(command.args(arguments).output().expect("our program starts"))
+    }
+
+    /// Fails if anything was left in the directory for temporary files.
+    pub fn assert_nothing_left(&self) {
+        let left: Vec<_> = std::fs::read_dir(self.path("tmp")).expect("tmp").flatten().collect();
+        assert!(left.is_empty(), "left behind: {left:?}");
+    }
+}
+
+/// The cache of whoever runs the tests: kernels take minutes to build.
+fn cache_dir() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    set("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| Some(Path::new(&set("HOME")?).join(".cache")))
+}
+
+/// What a finished run showed.
+#[derive(Debug)]
+pub struct Ran {
+    /// Exit status, or 128 + signal as a shell would say.
+    pub status: i32,
+    pub stdout: String,
+    pub stderr: String,
+    pub stdout_bytes: Vec<u8>,
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        use std::os::unix::process::ExitStatusExt;
+        let signal = || 128 + output.status.signal().unwrap_or(0);
+        Self {
+            status: output.status.code().unwrap_or_else(signal),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            stdout_bytes: output.stdout,
+        }
+    }
+}
+
+impl Ran {
+    /// Fails unless it ended with this status.
+    #[track_caller]
+    pub fn ended_with(self, status: i32) -> Self {
+        assert_eq!(self.status, status, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Fails unless standard error contains this.
+    #[track_caller]
+    pub fn says(self, text: &str) -> Self {
+        assert!(self.stderr.contains(text), "no {text:?} in: {}", self.stderr);
+        self
+    }
+}
+
+/// Runs a command with bytes on its standard input.
+pub fn with_input(command: &mut Command, input: &[u8]) -> Ran {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("our program starts");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    let bytes = input.to_owned();
+    let writer = std::thread::spawn(move || {
+        // A command that does not read its input is no fault of the test.
+        let _ = stdin.write_all(&bytes);
+    });
+    let output = child.wait_with_output().expect("our program ends");
+    writer.join().expect("the writer ends");
+    output.into()
+}
