@@ -95,7 +95,7 @@ fn examine(path: &Path) -> Result<()> {
 }
 
 enum Elf {
-    /// The last byte that a segment is loaded from.
+    /// Where the last segment or the table of sections ends.
     Extent(u64),
     Truncated,
     /// Not a 64-bit little-endian ELF file: whatever it is, running it will tell.
@@ -111,9 +111,11 @@ fn elf_extent(file: &File) -> Elf {
         return Elf::Truncated;
     }
     let u16_at = |at: usize| u64::from(u16::from_le_bytes([header[at], header[at + 1]]));
-    let table = u64::from_le_bytes(header[32..40].try_into().unwrap_or_default());
+    let u64_at = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().unwrap_or_default());
+    let table = u64_at(32);
     let (size, count) = (u16_at(54), u16_at(56));
-    let mut extent = 0;
+    // Sections come last in most files; there may be none.
+    let mut extent = u64_at(40).saturating_add(u16_at(58) * u16_at(60));
     for index in 0..count {
         let mut entry = [0; 56];
         let at = table.saturating_add(index * size);

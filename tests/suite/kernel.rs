@@ -372,7 +372,7 @@ fn wrong_requests_are_answered_before_anything_is_done() {
         assert!(text(&output).contains(expected), "{args:?}: {}", text(&output));
     }
     let mut command = sekexe(home.path());
-    let output = command.env_remove("XDG_CACHE_HOME").args(["kernel", "build"]).output().unwrap();
+    let output = command.env_remove("XDG_CACHE_HOME").args(["kernel", "list"]).output().unwrap();
     assert!(text(&output).contains("XDG_CACHE_HOME"), "{}", text(&output));
 }
 
