@@ -253,7 +253,8 @@ fn older_than_an_hour(entry: &fs::DirEntry) -> bool {
         .is_some_and(|age| age.as_secs() > 3600)
 }
 
-fn read_entry(dir: PathBuf) -> Option<Entry> {
+/// The entry in this directory, if it is one.
+pub(crate) fn read_entry(dir: PathBuf) -> Option<Entry> {
     let record = serde_json::from_slice(&fs::read(dir.join("kernel.json")).ok()?).ok()?;
     dir.join("linux").exists().then_some(Entry { dir, record })
 }

@@ -21,6 +21,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use super::Kernel;
+use super::cache::read_entry;
 use super::features::Features;
 use super::process::{describe, find_program};
 
@@ -34,6 +35,12 @@ const INSTEAD: &str = "try --kernel auto, which builds one that is known to work
 pub fn probe(program: &OsStr, path: &OsStr) -> Result<Kernel> {
     let file = locate(program, path)?;
     examine(&file)?;
+    if let Some(entry) = file.parent().and_then(|dir| read_entry(dir.to_owned()))
+        && fs::metadata(&file).is_ok_and(|metadata| metadata.len() == entry.record.size)
+    {
+        // One of ours, named by its path: its record says more than it can.
+        return Ok(entry.into());
+    }
     let help = ask(&file, "--help")?;
     if !help.contains("User Mode Linux") {
         bail!(

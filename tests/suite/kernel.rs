@@ -86,6 +86,8 @@ fn a_kernel_in_the_cache_is_found_without_running_anything() {
         assert_eq!(kernel.release, "7.3.9-sekexe");
         assert!(kernel.features.hostfs && !kernel.features.seccomp);
         assert!(kernel.path.is_absolute());
+        // Named by its path it is still known for what it is.
+        assert_eq!(kernel, probe(kernel.path.as_os_str(), "".as_ref()).unwrap());
     }
 }
 
