@@ -21,6 +21,9 @@ const MAX_TASKS: u32 = 16_384;
 const KERNEL_FILES: u64 = 600;
 /// Descriptors of the guest's kernel for each guest process.
 const FILES_PER_TASK: u64 = 2;
+/// What the guest's kernel needs for each task and cannot swap out, with room to spare: stack and
+/// page tables. Without this bound a fork bomb leaves no memory to kill it with.
+const TASK_MEMORY: u64 = 128 << 10;
 /// Processes of the guest's kernel itself, and some of the user's that run anyway.
 const SPARE_PROCESSES: u64 = 32;
 
@@ -86,7 +89,7 @@ pub fn plan(
     let cpus = cpus(request, limits, features, seccomp)?;
     // A quarter of what is free: other programs write there too.
     let swap = DEFAULT_SWAP.min(disk_free / 4) / MIB * MIB;
-    let max_tasks = max_tasks(limits)?;
+    let max_tasks = max_tasks(limits)?.min(u32::try_from(memory / TASK_MEMORY).unwrap_or(u32::MAX));
     let pin = match limits.cpus.as_slice() {
         [] => Vec::new(),
         // One virtual CPU hands each system call to another host process and back. On one host
@@ -199,7 +202,7 @@ mod tests {
     fn nothing_asked_gets_the_defaults() {
         let plan = decide(&Request::default(), &limits(), &modern()).unwrap();
         assert_eq!((plan.memory, plan.cpus, plan.seccomp), (GIB, 2, true));
-        assert_eq!((plan.swap, plan.pin.len(), plan.max_tasks), (8 * GIB, 0, MAX_TASKS));
+        assert_eq!((plan.swap, plan.pin.len(), plan.max_tasks), (8 * GIB, 0, 8192));
         assert!(plan.writable < plan.memory + plan.swap);
     }
 

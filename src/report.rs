@@ -77,13 +77,28 @@ pub fn line(outcome: &Outcome, usage: &Usage) -> Option<String> {
             "the command ran out of memory: the guest's kernel killed it; try a larger --memory".into()
         }
         Outcome::TimedOut => "the command did not end in time and was killed (--timeout)".into(),
-        Outcome::NeverStarted(failure) => format!("the command never started: {failure}"),
-        Outcome::MachineDied(failure) => format!("the machine died before the command ended: {failure}"),
+        Outcome::NeverStarted(failure) => {
+            format!("the command never started: {failure}{}", remedy(&failure.stage))
+        }
+        Outcome::MachineDied(failure) => {
+            format!("the machine died before the command ended: {failure}{}", remedy(&failure.stage))
+        }
     };
     Some(match usage.task_limit_hits {
         0 => line,
         n => format!("{line}; {n} times a process could not be created because of the guest's limit"),
     })
+}
+
+/// What to try, where that follows from what was being done.
+fn remedy(stage: &str) -> &'static str {
+    match stage {
+        "workdir" => "; name a directory that the guest has with --workdir",
+        "user" => "; name a user of the guest, or a number, with --user",
+        "fork" => "; give it more with --memory, or raise `ulimit -u` and `ulimit -n`",
+        "boot deadline" => "; try a larger --boot-timeout, or another --kernel",
+        _ => "",
+    }
 }
 
 fn signal_name(signal: i32) -> String {
@@ -156,6 +171,23 @@ fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
+/// Finds out whether [`write_file`] would fail, as far as one can know beforehand.
+pub fn expect_writable(path: &Path) -> Result<()> {
+    let context =
+        || format!("--result {}: it cannot be written; name a file in a directory that can", path.display());
+    if path.is_dir() {
+        return Err(std::io::Error::from(std::io::ErrorKind::IsADirectory)).with_context(context);
+    }
+    if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+        return Ok(());
+    }
+    tempfile::tempfile_in(directory_of(path)).map(drop).with_context(context)
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Writes a value as a JSON file that is complete or not there.
 pub fn write_file(path: &Path, value: &impl Serialize) -> Result<()> {
     let context = || format!("write the result to {}", path.display());
@@ -165,8 +197,7 @@ pub fn write_file(path: &Path, value: &impl Serialize) -> Result<()> {
     if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
         return std::fs::write(path, &text).with_context(context);
     }
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(directory).with_context(context)?;
+    let mut file = tempfile::NamedTempFile::new_in(directory_of(path)).with_context(context)?;
     file.write_all(&text).with_context(context)?;
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     file.as_file().set_permissions(mode).with_context(context)?;

@@ -28,6 +28,8 @@ pub struct Channel {
     decoder: Decoder,
     out: Vec<u8>,
     written: usize,
+    /// A carrier that holds so little that the host waits for what it sent to be taken.
+    is_line: bool,
 }
 
 impl Channel {
@@ -36,12 +38,13 @@ impl Channel {
         let path = CARRIERS.iter().find(|p| Path::new(p).exists()).context("no carrier device")?;
         let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
         let fd = open(*path, flags, Mode::empty()).with_context(|| format!("open {path}"))?;
-        if isatty(&fd).unwrap_or(false) {
+        let is_line = isatty(&fd).unwrap_or(false);
+        if is_line {
             let mut settings = tcgetattr(&fd).context("read the line's settings")?;
             cfmakeraw(&mut settings);
             tcsetattr(&fd, SetArg::TCSANOW, &settings).context("make the line raw")?;
         }
-        Ok(Self { fd, decoder: Decoder::default(), out: Vec::new(), written: 0 })
+        Ok(Self { fd, decoder: Decoder::default(), out: Vec::new(), written: 0, is_line })
     }
 
     /// Queues a message.
@@ -84,7 +87,13 @@ impl Channel {
     pub fn fill(&mut self) -> Result<()> {
         match read(&self.fd, self.decoder.space(READ_SIZE)) {
             Ok(0) => bail!("the host has closed the channel"),
-            Ok(n) => self.decoder.received(n),
+            Ok(n) => {
+                self.decoder.received(n);
+                if self.is_line {
+                    self.send(&ToHost::Received { bytes: n as u32 })?;
+                    self.flush()?;
+                }
+            }
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(e) => return Err(e).context("read from the host"),
         }

@@ -1,6 +1,7 @@
 //! The file systems that the kernel itself provides: `/dev`, `/proc`, `/sys` and what belongs there.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
@@ -21,7 +22,12 @@ pub fn provide_initial() -> Result<()> {
 pub fn mount_all() -> Result<()> {
     attach("proc", "/proc", NOSUID_NOEXEC | MsFlags::MS_NODEV, "")?;
     attach("sysfs", "/sys", NOSUID_NOEXEC | MsFlags::MS_NODEV, "")?;
+    // Part of the throw-away layer, and about to be covered.
+    let shared_memory = File::open("/dev/shm");
     attach("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755")?;
+    if let Ok(place) = shared_memory {
+        uncover(&place, "/dev/shm").context("bind /dev/shm")?;
+    }
     attach("devpts", "/dev/pts", NOSUID_NOEXEC, "gid=5,mode=0620,ptmxmode=0666")?;
     attach("mqueue", "/dev/mqueue", NOSUID_NOEXEC | MsFlags::MS_NODEV, "")?;
 
@@ -44,4 +50,12 @@ pub fn mount_all() -> Result<()> {
 fn attach(kind: &str, at: &str, flags: MsFlags, options: &str) -> Result<()> {
     fs::create_dir_all(at).with_context(|| format!("create {at}"))?;
     mount(Some(kind), at, Some(kind), flags, Some(options)).with_context(|| format!("mount {at}"))
+}
+
+/// Brings a directory that a later mount has covered back into view.
+fn uncover(directory: &File, at: &str) -> Result<()> {
+    let source = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    fs::create_dir_all(at)?;
+    mount(Some(source.as_str()), at, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    Ok(())
 }

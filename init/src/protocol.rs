@@ -32,6 +32,10 @@ pub const MAX_DATA: usize = 128 << 10;
 /// Stream bytes that may be under way before the receiver grants more.
 pub const WINDOW: u32 = 1 << 20;
 
+/// Bytes that may be under way to a guest on a serial line. A terminal's input buffer holds 4095;
+/// when it fills, User Mode Linux stops listening to the line and may never start again.
+pub const LINE_BUFFER: usize = 2048;
+
 /// Bytes before the message: length and version.
 const HEADER: usize = 5;
 
@@ -115,6 +119,12 @@ pub enum ToHost<'a> {
     Hello {
         /// `uname -r` in the guest.
         release: String,
+    },
+    /// So many bytes of frames have been taken from a carrier that holds only a few
+    /// ([`LINE_BUFFER`]).
+    Received {
+        /// Bytes since the last such message.
+        bytes: u32,
     },
     /// The machine is set up; commands may be spawned.
     Ready {

@@ -32,9 +32,10 @@ const ROOT: &str = "/root";
 
 /// Places of their own on the scratch tmpfs: path in the root and permission bits. Container
 /// engines are among them because an overlay cannot be the upper layer of another overlay.
-const PRIVATE: [(&str, u32); 5] = [
+const PRIVATE: [(&str, u32); 6] = [
     ("tmp", 0o1777),
     ("run", 0o755),
+    ("dev/shm", 0o1777),
     ("var/lib/docker", 0o710),
     ("var/lib/containerd", 0o711),
     ("var/lib/containers", 0o700),
@@ -77,7 +78,6 @@ pub fn assemble(boot: &Boot, warnings: &mut Vec<String>) -> Result<()> {
             bind(&source, &target)?;
         }
     }
-    create_directory(&Path::new(SCRATCH).join("shm"), 0o1777)?;
     share_host_paths(boot)
 }
 

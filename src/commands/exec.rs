@@ -35,6 +35,8 @@ pub fn run(args: &ExecArgs, env: &Environment) -> Result<Status> {
 }
 
 fn execute(args: &ExecArgs, env: &Environment) -> Result<Status> {
+    // Before the command has run for hours.
+    args.result.as_deref().map_or(Ok(()), report::expect_writable)?;
     let job = Job {
         machine: &args.machine,
         work: work(args)?,
@@ -302,6 +304,9 @@ impl Prepared {
                 Ok(ended) => machine_end = Some(ended),
                 Err(error) => warnings.push(format!("changes may not all have been written: {error:#}")),
             }
+        }
+        if let Some(error) = connection.console().log_failure() {
+            warnings.push(format!("--kernel-log: the log is not complete: {error}"));
         }
         let died = matches!(finished.outcome, Outcome::MachineDied(_));
         let last_lines = connection.console().last_lines().map(str::to_owned);

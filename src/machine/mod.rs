@@ -28,6 +28,8 @@ pub struct Machine {
     pub pidfd: OwnedFd,
     /// What was really enforced on its processes.
     pub confinement: Confinement,
+    /// Bytes that may be under way to the guest, where its carrier holds only so many.
+    pub line_buffer: Option<usize>,
     child: Child,
     ended: Option<Ended>,
     /// Removed last, when no process writes there any more.
@@ -69,10 +71,11 @@ impl Machine {
         channel: OwnedFd,
         console: OwnedFd,
         confinement: Confinement,
+        line_buffer: Option<usize>,
         run_dir: RunDir,
     ) -> Result<Self> {
         let pidfd = sys::open_pidfd(&child).context("watch the machine's process")?;
-        Ok(Self { channel, console, pidfd, confinement, child, ended: None, _run_dir: run_dir })
+        Ok(Self { channel, console, pidfd, confinement, line_buffer, child, ended: None, _run_dir: run_dir })
     }
 
     /// Process id of the machine's main process.

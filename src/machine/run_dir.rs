@@ -17,6 +17,8 @@ const PREFIX: &str = "sekexe-";
 const UNLOCKED_PREFIX: &str = ".sekexe-";
 /// Between the creation and the locking of a directory lie microseconds.
 const CREATION: Duration = Duration::from_secs(60);
+/// Free space without which a machine's own files may not fit, in bytes.
+const MIN_FREE: u64 = 16 << 20;
 
 /// The directory; removed when dropped.
 #[derive(Debug)]
@@ -38,12 +40,20 @@ impl RunDir {
             }
         }
         bail!(
-            "no temporary directory can be written ({}); set TMPDIR to one that can, with some megabytes free",
+            "no temporary directory can be written ({}); set TMPDIR to one that can, with some space free",
             refusals.join(", ")
         )
     }
 
     fn create_in(place: &Path) -> std::io::Result<Self> {
+        let free = free_bytes(place);
+        if free < MIN_FREE {
+            return Err(std::io::Error::other(format!(
+                "{} KiB are free, {} MiB are needed",
+                free >> 10,
+                MIN_FREE >> 20
+            )));
+        }
         let made = tempfile::Builder::new().prefix(UNLOCKED_PREFIX).tempdir_in(place)?;
         let lock = File::open(made.path())?;
         lock.lock()?;
@@ -68,10 +78,14 @@ impl RunDir {
     pub fn disk_free(&self) -> u64 {
         match statfs(&self.path) {
             Ok(fs) if fs.filesystem_type() == TMPFS_MAGIC => 0,
-            Ok(fs) => fs.blocks_available() * fs.block_size().unsigned_abs(),
-            Err(_) => 0,
+            _ => free_bytes(&self.path),
         }
     }
+}
+
+/// What a file system has free for us; much, where it does not say.
+fn free_bytes(path: &Path) -> u64 {
+    statfs(path).map_or(u64::MAX, |fs| fs.blocks_available() * fs.block_size().unsigned_abs())
 }
 
 impl Drop for RunDir {

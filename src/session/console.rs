@@ -22,6 +22,7 @@ const PANIC: &str = "Kernel panic - not syncing: ";
 #[derive(Default)]
 pub struct Console {
     log: Option<File>,
+    log_failure: Option<std::io::Error>,
     lines: VecDeque<String>,
     partial: Vec<u8>,
     closed: bool,
@@ -62,6 +63,11 @@ impl Console {
         self.lines.iter().map(String::as_str)
     }
 
+    /// Why the log is not complete, if it is not.
+    pub fn log_failure(&self) -> Option<&std::io::Error> {
+        self.log_failure.as_ref()
+    }
+
     /// The kernel's own words for why it stopped, if it said.
     pub fn panic_message(&self) -> Option<String> {
         let words = self.lines.iter().find_map(|line| line.split_once(PANIC))?.1;
@@ -70,9 +76,10 @@ impl Console {
 
     fn take(&mut self, bytes: &[u8]) {
         if let Some(log) = &mut self.log
-            && log.write_all(bytes).is_err()
+            && let Err(error) = log.write_all(bytes)
         {
             self.log = None;
+            self.log_failure = Some(error);
         }
         for &byte in bytes {
             if byte == b'\n' {

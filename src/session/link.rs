@@ -16,9 +16,26 @@ pub struct Link {
     decoder: Decoder,
     out: Vec<u8>,
     written: usize,
+    /// Bytes that the carrier still takes, where it holds only a few.
+    room: Option<usize>,
 }
 
 impl Link {
+    /// A link over a carrier that holds at most `room` bytes, if it is such a one.
+    pub fn new(room: Option<usize>) -> Self {
+        Self { room, ..Self::default() }
+    }
+
+    /// The guest took bytes from a carrier that holds only a few.
+    pub fn was_taken(&mut self, bytes: usize) {
+        self.room = self.room.map(|room| room + bytes);
+    }
+
+    /// Whether bytes wait that the carrier may take.
+    pub fn may_write(&self) -> bool {
+        self.has_backlog() && self.room != Some(0)
+    }
+
     /// Queues a message.
     pub fn send(&mut self, message: &ToGuest<'_>) -> Result<()> {
         Ok(encode(message, &mut self.out)?)
@@ -31,17 +48,24 @@ impl Link {
 
     /// Writes what the channel takes now. The error says what was seen.
     pub fn write(&mut self, channel: &OwnedFd) -> Result<(), String> {
-        while self.has_backlog() {
-            match write(channel, &self.out[self.written..]) {
-                Ok(n) => self.written += n,
+        while self.may_write() {
+            let waiting = &self.out[self.written..];
+            let most = self.room.map_or(waiting.len(), |room| room.min(waiting.len()));
+            match write(channel, &waiting[..most]) {
+                Ok(n) => {
+                    self.written += n;
+                    self.room = self.room.map(|room| room - n);
+                }
                 Err(Errno::EAGAIN) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EPIPE | Errno::ECONNRESET) => return Err("it closed its channel".into()),
                 Err(e) => return Err(format!("its channel failed: {}", e.desc())),
             }
         }
-        self.out.clear();
-        self.written = 0;
+        if !self.has_backlog() {
+            self.out.clear();
+            self.written = 0;
+        }
         Ok(())
     }
 
@@ -61,8 +85,9 @@ impl Link {
         self.decoder.next()
     }
 
-    /// Takes over what was queued on `other` meanwhile.
+    /// Takes over what happened to `other` meanwhile.
     pub fn append(&mut self, other: Self) {
         self.out.extend_from_slice(&other.out[other.written..]);
+        self.was_taken(other.room.unwrap_or(0));
     }
 }

@@ -131,6 +131,7 @@ pub struct Connection {
     info: GuestInfo,
     booted: Option<Instant>,
     boot_failure: Option<Failure>,
+    greeted: bool,
     ready: bool,
     bye: bool,
     unhandled: VecDeque<Signal>,
@@ -141,8 +142,8 @@ impl Connection {
     /// running commands; `window_size` is asked when the terminal changed.
     pub fn new(machine: Machine, console: Console, signals: Signals, window_size: Option<SizeOf>) -> Self {
         Self {
+            link: Link::new(machine.line_buffer),
             machine,
-            link: Link::default(),
             console,
             signals,
             window_size,
@@ -152,6 +153,7 @@ impl Connection {
             info: GuestInfo::default(),
             booted: None,
             boot_failure: None,
+            greeted: false,
             ready: false,
             bye: false,
             unhandled: VecDeque::new(),
@@ -172,7 +174,7 @@ impl Connection {
                 return Err(failure);
             }
             if Instant::now() >= deadline {
-                return Err(fail("boot", "the guest did not come up in time".into()));
+                return Err(fail("boot deadline", "the guest did not come up in time".into()));
             }
             self.step(Some(deadline)).map_err(|Death(failure)| failure)?;
             let interrupt = |signal: &Signal| *signal != Signal::SIGWINCH;
@@ -291,7 +293,8 @@ impl Connection {
 
     /// The machine is gone, and every command with it.
     fn die(&mut self, failure: &Failure) {
-        for (session, active) in std::mem::take(&mut self.active) {
+        for (session, mut active) in std::mem::take(&mut self.active) {
+            active.drain();
             let outcome =
                 if active.timed_out { Outcome::TimedOut } else { Outcome::MachineDied(failure.clone()) };
             self.finished.insert(session, active.finish(outcome, Usage::default()));
@@ -380,13 +383,18 @@ impl Connection {
         self.move_bytes()
     }
 
+    /// Writes what is queued, but nothing before the guest has spoken: a serial line never notices
+    /// bytes that arrived before it was opened.
     fn write_to_guest(&mut self) -> Result<(), Death> {
+        if !self.greeted {
+            return Ok(());
+        }
         self.link.write(&self.machine.channel).map_err(|why| self.autopsy(&why))
     }
 
     fn poll(&self, deadline: Option<Instant>) -> Result<Ready, Errno> {
         let mut interest = PollFlags::POLLIN;
-        interest.set(PollFlags::POLLOUT, self.link.has_backlog());
+        interest.set(PollFlags::POLLOUT, self.greeted && self.link.may_write());
         let mut fds = vec![
             PollFd::new(self.machine.channel.as_fd(), interest),
             PollFd::new(self.machine.pidfd.as_fd(), PollFlags::POLLIN),
@@ -427,7 +435,8 @@ impl Connection {
     /// Does what the guest says.
     fn obey(&mut self) -> Result<(), Death> {
         // The link is taken out, because a message borrows from it.
-        let mut link = std::mem::take(&mut self.link);
+        let empty = Link::new(Some(0));
+        let mut link = std::mem::replace(&mut self.link, empty);
         let result = loop {
             match link.next() {
                 Ok(Some(message)) => self.obey_one(message),
@@ -435,20 +444,24 @@ impl Connection {
                 Err(error) => break Err(fail("protocol", error.to_string())),
             }
         };
-        link.append(std::mem::take(&mut self.link));
-        self.link = link;
+        let meanwhile = std::mem::replace(&mut self.link, link);
+        self.link.append(meanwhile);
         result.map_err(Death)
     }
 
     fn obey_one(&mut self, message: ToHost<'_>) {
         match message {
-            ToHost::Hello { release } => self.info.release = release,
+            ToHost::Hello { release } => {
+                self.greeted = true;
+                self.info.release = release;
+            }
             ToHost::Ready { warnings, uptime_us } => {
                 self.ready = true;
                 self.info.warnings = warnings;
                 self.info.boot_time = Duration::from_micros(uptime_us);
                 self.info.ready_after = self.booted.map_or(Duration::ZERO, |booted| booted.elapsed());
             }
+            ToHost::Received { bytes } => self.link.was_taken(bytes as usize),
             ToHost::BootFailed(failure) => self.boot_failure = Some(failure),
             ToHost::Started { session } => {
                 if let Some(active) = self.active.get_mut(&session) {

@@ -52,6 +52,7 @@ fn messages_to_host() -> Vec<ToHost<'static>> {
     let ended = |outcome| ToHost::Ended { session: 3, outcome, usage: Usage::default() };
     vec![
         ToHost::Hello { release: "7.3".into() },
+        ToHost::Received { bytes: 9 },
         ToHost::Ready { warnings: vec!["no swap".into()], uptime_us: 1 },
         ToHost::BootFailed(failure.clone()),
         ToHost::Started { session: 3 },
@@ -156,7 +157,7 @@ fn hostile_lengths_are_refused_before_anything_is_allocated() {
 #[test]
 fn a_hostile_length_inside_a_message_does_not_allocate_it() {
     // `Output` whose byte string claims to be 2^63 long.
-    let mut body = vec![VERSION, 4, 0, 0];
+    let mut body = vec![VERSION, 5, 0, 0];
     body.extend([0xff; 9]);
     body.push(0x7f);
     let mut bytes = (body.len() as u32).to_le_bytes().to_vec();

@@ -16,6 +16,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 use nix::unistd::pipe2;
+use sekexe_init::protocol::LINE_BUFFER;
 
 use super::run_dir::RunDir;
 use super::{Confinement, Machine};
@@ -106,7 +107,8 @@ pub fn start(kernel: &Kernel, plan: &Plan, access: &Access, run_dir: RunDir) -> 
         writable: text(&access.writable),
         hidden: text(&access.hidden),
     };
-    Machine::new(child, ours, console, confinement, run_dir)
+    let line_buffer = (carrier == Carrier::SerialLine).then_some(LINE_BUFFER);
+    Machine::new(child, ours, console, confinement, line_buffer, run_dir)
 }
 
 /// The guest's kernel holds a descriptor for each of its processes and open files.
