@@ -146,7 +146,7 @@ mod tests {
         let missing = place.path().join("missing");
         let made = RunDir::create(&[missing.clone(), place.path().to_owned()]).unwrap();
         assert_eq!(made.path().parent(), Some(place.path()));
-        let error = RunDir::create(&[missing.clone()]).unwrap_err().to_string();
+        let error = RunDir::create(std::slice::from_ref(&missing)).unwrap_err().to_string();
         assert!(error.contains(missing.to_str().unwrap()) && error.contains("TMPDIR"), "{error}");
     }
 }

@@ -1,5 +1,8 @@
 //! The integration tests: our program as a process, on the real kernels of this machine.
 
+mod bad_input;
+mod confinement;
 mod exec;
 mod kernel;
+mod leftovers;
 mod support;

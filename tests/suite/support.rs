@@ -77,6 +77,35 @@ pub mod have {
         program("script")
     }
 
+    /// User namespaces, in which anybody may mount.
+    pub fn userns() -> Result<(), String> {
+        let arguments = ["--user", "--map-root-user", "--mount", "true"];
+        match std::process::Command::new("unshare").args(arguments).output() {
+            Ok(output) if output.status.success() => Ok(()),
+            Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+            Err(error) => Err(format!("unshare: {error}")),
+        }
+    }
+
+    /// A host that enforces which files the guest reaches.
+    pub fn landlock() -> Result<(), String> {
+        let list = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
+        let known = list.is_empty() || list.contains("landlock");
+        if known { Ok(()) } else { Err(format!("the kernel's security modules are {list}")) }
+    }
+
+    /// A directory in memory, from which programs may be mapped.
+    pub fn memory_directory() -> Result<(), String> {
+        use nix::sys::{statfs, statvfs};
+        let shm = "/dev/shm";
+        let kind = statfs::statfs(shm).map_err(|e| format!("{shm}: {}", e.desc()))?;
+        let flags = statvfs::statvfs(shm).map_err(|e| format!("{shm}: {}", e.desc()))?.flags();
+        let free = kind.blocks_available() * kind.block_size() as u64;
+        let fits = kind.filesystem_type() == statfs::TMPFS_MAGIC && free > 1 << 30;
+        let good = fits && !flags.contains(statvfs::FsFlags::ST_NOEXEC);
+        if good { Ok(()) } else { Err(format!("{shm} is small, noexec or no memory")) }
+    }
+
     /// A program on PATH.
     pub fn program(name: &str) -> Result<(), String> {
         which::which(name).map(drop).map_err(|_| format!("there is no {name} on PATH"))
@@ -112,14 +141,32 @@ pub fn kernel(version: &str) -> Option<PathBuf> {
 /// A directory of the test's own, in which our program runs with a home directory of its own.
 pub struct Place {
     dir: TempDir,
+    _memory: Option<TempDir>,
 }
 
 impl Place {
     pub fn new() -> Self {
-        let place = Self { dir: tempfile::tempdir().expect("a temporary directory") };
+        Self::new_in(std::env::temp_dir())
+    }
+
+    /// The same elsewhere than in the usual place for temporary files.
+    pub fn new_in(parent: impl AsRef<Path>) -> Self {
+        let dir = tempfile::tempdir_in(parent).expect("a temporary directory");
+        let place = Self { dir, _memory: None };
         for name in ["home", "work", "tmp"] {
             std::fs::create_dir(place.path(name)).expect("a directory");
         }
+        place
+    }
+
+    /// The same with temporary files in memory, so that guests get no swap; needs
+    /// [`have::memory_directory`].
+    pub fn in_memory() -> Self {
+        let mut place = Self::new();
+        let memory = tempfile::tempdir_in("/dev/shm").expect("a temporary directory");
+        std::fs::remove_dir(place.path("tmp")).expect("an empty directory");
+        std::os::unix::fs::symlink(memory.path(), place.path("tmp")).expect("a link");
+        place._memory = Some(memory);
         place
     }
 
@@ -220,6 +267,18 @@ impl Ran {
     }
 }
 
+/// The same command, started by another program, whose arguments `prefix` begins.
+pub fn under(prefix: &[&str], command: &Command) -> Command {
+    let mut outer = Command::new(prefix[0]);
+    outer.args(&prefix[1..]).arg(command.get_program()).args(command.get_args());
+    outer.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    if let Some(directory) = command.get_current_dir() {
+        outer.current_dir(directory);
+    }
+    outer.stdin(Stdio::null());
+    outer
+}
+
 /// Runs a command with bytes on its standard input.
 pub fn with_input(command: &mut Command, input: &[u8]) -> Ran {
     let mut child = command
@@ -237,4 +296,28 @@ pub fn with_input(command: &mut Command, input: &[u8]) -> Ran {
     let output = child.wait_with_output().expect("our program ends");
     writer.join().expect("the writer ends");
     output.into()
+}
+
+/// The numbers of all processes.
+pub fn all_processes() -> Vec<i32> {
+    let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// A process and all its descendants.
+pub fn process_tree(root: u32) -> Vec<u32> {
+    let parent = |pid: u32| -> Option<u32> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+    };
+    let all: Vec<(u32, u32)> =
+        all_processes().into_iter().filter_map(|p| Some((p as u32, parent(p as u32)?))).collect();
+    let mut tree = vec![root];
+    let mut at = 0;
+    while at < tree.len() {
+        let parent = tree[at];
+        tree.extend(all.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+        at += 1;
+    }
+    tree
 }
