@@ -134,7 +134,8 @@ impl Wanted<'_> {
         }
 
         let area = Area::create(&host.cache)?;
-        let mut log = Log::create(&host.cache.dir("build-logs")?.join(format!("{profile}.log")))?;
+        let name = format!("{}-{profile}.log", self.source.version.as_deref().unwrap_or("source"));
+        let mut log = Log::create(&host.cache.dir("build-logs")?.join(name))?;
         report(Event::Stage("unpacking the source".to_owned()));
         unpack(&self.source.place, &area.tree, &mut log)?;
         let (version, source_release) = read_release(&area.tree.join("Makefile"))?;
@@ -208,11 +209,16 @@ impl Wanted<'_> {
             fs::write(&file, patch.text).context("cannot write into the build area")?;
             let mut command = self.toolbox.command("patch");
             command
-                .args(["-p1", "--batch", "--forward", "--no-backup-if-mismatch", "-i"])
+                .args(["-p1", "--silent", "--batch", "--forward", "--no-backup-if-mismatch", "-i"])
                 .arg(&file)
                 .current_dir(&area.tree);
-            log.run(&mut command, &mut |_| {})
-                .with_context(|| format!("our patch {} does not fit this source", patch.name))?;
+            log.run(&mut command, &mut |_| {}).with_context(|| {
+                format!(
+                    "our patch {} does not fit this source: was it changed? try a release of kernel.org's \
+                     or leave --source out",
+                    patch.name
+                )
+            })?;
         }
         Ok(())
     }

@@ -408,7 +408,7 @@ fn the_same_source_recipe_and_compiler_give_the_same_bytes() {
     let home = tempfile::tempdir_in("/var/tmp").unwrap();
     let sources = home.path().join("sekexe-ci/sources");
     fs::create_dir_all(&sources).unwrap();
-    for name in ["linux-6.1.tar.xz", "linux-6.1.json"] {
+    for name in ["linux-6.1.tar.xz", "linux-6.1.tar.json"] {
         fs::copy(user_cache.join("sekexe-ci/sources").join(name), sources.join(name)).unwrap();
     }
     let second = build(home.path(), &["--force"]);

@@ -75,7 +75,6 @@ impl Apt {
             ("Acquire::Retries", "2"),
             ("Acquire::http::Timeout", "20"),
             ("Acquire::https::Timeout", "20"),
-            ("APT::Update::Error-Mode", "any"),
         ] {
             option(name, OsStr::new(value));
         }

@@ -85,7 +85,9 @@ pub(crate) fn unpack(place: &Place, to: &Path, log: &mut Log) -> Result<()> {
                 tar.arg(format!("--exclude={pattern}"));
             }
             tar.arg("-f").arg(tarball);
-            log.run(&mut tar, &mut |_| {}).with_context(|| format!("cannot unpack {}", tarball.display()))
+            log.run(&mut tar, &mut |_| {}).with_context(|| {
+                format!("cannot unpack {}: is it a whole tarball of a kernel source?", tarball.display())
+            })
         }
         Place::Tree(tree) => walk(tree, &mut |relative, metadata| {
             let (from, to) = (tree.join(relative), to.join(relative));
