@@ -1,0 +1,66 @@
+//! What single operations cost a program: in the guest, natively, in other kernels.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use anyhow::{Context, Result};
+
+use crate::measure::{self, Bench, Contender, Figures};
+use crate::table::{Bar, Line, Measure};
+
+/// The program that does the operations, and says what each cost.
+const SOURCE: &str = include_str!("syscalls.c");
+
+const PEERS: &[(&str, Option<Bar>)] =
+    &[("native", None), ("ours, 1 CPU", None), ("7.3 unpatched", None), ("Debian's linux.uml", None)];
+
+const MEASURES: [Measure; 5] = [
+    Measure { what: "getppid", unit: "µs", bar: Some(Bar::AtMost(10.0)), peers: PEERS },
+    Measure { what: "pipe write+read", unit: "µs", bar: None, peers: PEERS },
+    Measure { what: "page fault", unit: "µs", bar: Some(Bar::AtMost(30.0)), peers: PEERS },
+    Measure { what: "fork+exit+wait", unit: "µs", bar: None, peers: PEERS },
+    Measure { what: "fork+exec of true", unit: "µs", bar: Some(Bar::AtMost(3500.0)), peers: PEERS },
+];
+
+/// Measures them.
+pub fn run(bench: &Bench<'_>) -> Result<Vec<Line>> {
+    let program = compile(bench.sekexe.work())?;
+    let program = program.as_path();
+    let sekexe = &bench.sekexe;
+    let guest = |name: &str, options: Vec<String>| {
+        Contender::new(name, move || {
+            parse(&measure::run(sekexe.exec().args(&options).arg("--").arg(program))?)
+        })
+    };
+    let kernel = |path: &Path| vec![format!("--kernel={}", path.display())];
+    let native = Contender::new("native", || parse(&measure::run(&mut Command::new(program))?));
+    let mut contenders = vec![
+        native,
+        guest("ours", vec![]),
+        guest("ours, 1 CPU", vec!["--cpus=1".into()]),
+        guest("Debian's linux.uml", kernel(&bench.options.debian)),
+    ];
+    contenders.extend(bench.options.stock.iter().map(|path| guest("7.3 unpatched", kernel(path))));
+    let medians = bench.take_turns("syscalls", contenders);
+    Ok(MEASURES.iter().flat_map(|measure| measure.lines(&medians, "ours")).collect())
+}
+
+fn compile(place: &Path) -> Result<PathBuf> {
+    let (source, program) = (place.join("syscalls.c"), place.join("syscalls"));
+    fs::write(&source, SOURCE)?;
+    measure::run(Command::new("cc").args(["-O2", "-static", "-o"]).args([&program, &source]))
+        .context("compile the program that does the operations")?;
+    Ok(program)
+}
+
+/// Reads lines of a name, a tab and microseconds.
+fn parse(output: &Output) -> Result<Figures> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut figures = Figures::new();
+    for (what, value) in text.lines().filter_map(|line| line.split_once('\t')) {
+        let known = MEASURES.iter().find(|measure| measure.what == what).context("an unknown measure")?;
+        figures.insert(known.what, value.parse()?);
+    }
+    Ok(figures)
+}
