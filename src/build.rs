@@ -11,7 +11,7 @@ fn main() {
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo"));
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("set by cargo"));
     let target = env::var("TARGET").expect("set by cargo");
-    for input in ["init", "kernel", "Cargo.lock", "Cargo.toml", "src/build.rs"] {
+    for input in ["init/src", "init/Cargo.toml", "kernel", "Cargo.lock", "Cargo.toml", "src/build.rs"] {
         println!("cargo::rerun-if-changed={input}");
     }
 

@@ -32,6 +32,9 @@ impl Input {
     }
 }
 
+/// A function that takes bytes.
+pub type Taker = Box<dyn FnMut(&[u8])>;
+
 /// Where an output goes.
 pub enum Output {
     /// A descriptor of ours.
@@ -39,7 +42,7 @@ pub enum Output {
     /// Memory.
     Capture,
     /// A function, which takes every byte that it is given.
-    Hand(Box<dyn FnMut(&[u8])>),
+    Hand(Taker),
 }
 
 /// Standard input under way to the guest.
@@ -115,7 +118,7 @@ pub enum Written {
 enum Target {
     Fd { fd: OwnedFd, at_once: usize },
     Capture(Vec<u8>),
-    Hand(Box<dyn FnMut(&[u8])>),
+    Hand(Taker),
     Gone,
 }
 
