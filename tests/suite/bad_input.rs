@@ -18,7 +18,7 @@ fn refused(ran: Ran, words: &[&str]) {
 
 /// `exec` with a kernel of the test's choice, whatever the suite runs on.
 fn exec_on(place: &Place, kernel: impl AsRef<std::ffi::OsStr>, more: &[&str]) -> Ran {
-    let mut command = Command::new(crate::support::PROGRAM);
+    let mut command = Command::new(crate::support::program());
     command.args(["exec", "--kernel"]).arg(kernel).args(more).env_clear().env("PATH", "/usr/bin:/bin");
     command.env("HOME", place.path("home")).env("TMPDIR", place.path("tmp"));
     command.current_dir(place.path("work")).output().unwrap().into()
@@ -249,7 +249,7 @@ fn no_home_directory_is_needed() {
     let place = Place::new();
     let kernel = crate::support::kernel("7.3").unwrap();
     let run = |home: Option<&str>| {
-        let mut command = Command::new(crate::support::PROGRAM);
+        let mut command = Command::new(crate::support::program());
         command.args(["exec", "--kernel"]).arg(&kernel).arg("echo \"$HOME\"").env_clear();
         command.env("PATH", "/usr/bin:/bin").env("TMPDIR", place.path("tmp"));
         command.envs(home.map(|home| ("HOME", home))).current_dir(place.path("work"));

@@ -5,4 +5,6 @@ mod confinement;
 mod exec;
 mod kernel;
 mod leftovers;
+mod sessions;
+mod signals;
 mod support;

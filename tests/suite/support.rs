@@ -39,12 +39,12 @@ pub mod have {
 
     /// A guest kernel 6.12 in the cache.
     pub fn uml_6_12() -> Result<(), String> {
-        kernel("6.12").map(drop).ok_or("run: sekexe-ci kernel build 6.12".into())
+        kernel("6.12/small").map(drop).ok_or("run: sekexe-ci kernel build 6.12 --profile small".into())
     }
 
     /// A guest kernel 6.1 in the cache.
     pub fn uml_6_1() -> Result<(), String> {
-        kernel("6.1").map(drop).ok_or("run: sekexe-ci kernel build 6.1".into())
+        kernel("6.1/small").map(drop).ok_or("run: sekexe-ci kernel build 6.1 --profile small".into())
     }
 
     /// The distribution's own UML kernel.
@@ -117,8 +117,11 @@ pub mod have {
     }
 }
 
-/// Our program.
-pub const PROGRAM: &str = env!("CARGO_BIN_EXE_sekexe-ci");
+/// Our program, or the copy of it that `SEKEXE_TEST_PROGRAM` names for a user who cannot reach the
+/// directory that it was built in.
+pub fn program() -> PathBuf {
+    std::env::var_os("SEKEXE_TEST_PROGRAM").map_or_else(|| env!("CARGO_BIN_EXE_sekexe-ci").into(), PathBuf::from)
+}
 
 /// The kernel that tests use instead of the default one, so that the suite can be run on each.
 fn chosen_kernel() -> Option<PathBuf> {
@@ -132,7 +135,7 @@ pub fn kernel(version: &str) -> Option<PathBuf> {
         if let Some(chosen) = chosen_kernel().filter(|_| version == "7.3") {
             return Some(chosen);
         }
-        let output = Command::new(PROGRAM).args(["kernel", "path", version]).output().ok()?;
+        let output = Command::new(program()).args(["kernel", "path", version]).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().into())
     };
     if version == "7.3" { DEFAULT.get_or_init(find).clone() } else { find() }
@@ -185,7 +188,7 @@ impl Place {
 
     /// Our program with arguments.
     pub fn sekexe<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Command {
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(program());
         let cache = cache_dir();
         let mut arguments = arguments.into_iter();
         command.args(arguments.next());
