@@ -25,7 +25,7 @@ pub enum KernelCommand {
 #[derive(Debug, Args)]
 pub struct BuildArgs {
     /// Such as 7.3, 6.12, 6.1, or auto [default: auto]
-    #[arg(value_name = "VERSION")]
+    #[arg(id = "kernel_version", value_name = "VERSION")]
     pub version: Option<String>,
     /// An unpacked kernel source, or a tarball of one, to use instead of a download
     #[arg(long, value_name = "DIR|TARBALL")]
@@ -63,7 +63,7 @@ pub enum Format {
 #[derive(Debug, Args)]
 pub struct PathArgs {
     /// Such as 7.3, 7.3/full, or auto
-    #[arg(value_name = "VERSION", default_value = "auto")]
+    #[arg(id = "kernel_version", value_name = "VERSION", default_value = "auto")]
     pub version: String,
     /// Which set of features: default, full, small
     #[arg(long, value_name = "PROFILE")]
@@ -73,7 +73,12 @@ pub struct PathArgs {
 #[derive(Debug, Args)]
 pub struct RemoveArgs {
     /// Such as 7.3 (every profile), or 7.3/full
-    #[arg(value_name = "VERSION", required_unless_present = "all", conflicts_with = "all")]
+    #[arg(
+        id = "kernel_version",
+        value_name = "VERSION",
+        required_unless_present = "all",
+        conflicts_with = "all"
+    )]
     pub version: Option<String>,
     /// Remove every kernel, and all downloads
     #[arg(long)]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use super::support::{program, require};
 use sekexe_ci::kernel::cache::{Cache, Entry, Record, key};
 use sekexe_ci::kernel::catalogue::{Catalogue, KernelOrg};
 use sekexe_ci::kernel::source::fetch_kernel_org;
@@ -16,15 +17,21 @@ use sekexe_ci::kernel::{Event, Features, Host, probe, resolve};
 
 // --- Scenery ---------------------------------------------------------------
 
-fn find(program: &str) -> Option<PathBuf> {
-    which::which(program).ok()
+/// Whether the environment says that this may not be skipped.
+fn is_required(what: &str) -> bool {
+    let required = std::env::var("SEKEXE_TEST_REQUIRE").unwrap_or_default();
+    required.split(',').any(|name| name == what || name == "all")
 }
 
-/// Whether a test may go on without something, or must not.
-fn missing(what: &str) {
-    let required = std::env::var("SEKEXE_TEST_REQUIRE").unwrap_or_default();
-    assert!(!required.split([',', ' ']).any(|name| name == what), "{what} is required and missing");
-    eprintln!("skipped: {what} is missing");
+/// Whether one of these programs is here; a test that must not be skipped fails.
+fn has_program(names: &[&str]) -> bool {
+    let found = names.iter().any(|name| which::which(name).is_ok());
+    let names = names.join(" or ");
+    if !found {
+        assert!(!is_required(&names), "this test requires {names}");
+        eprintln!("skipped: there is no {names} on PATH");
+    }
+    found
 }
 
 fn host(cache: &Path, path: &str) -> Host {
@@ -43,7 +50,7 @@ fn system_path() -> String {
 
 /// The program with nothing of this process's environment.
 fn sekexe(cache_home: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sekexe-ci"));
+    let mut command = Command::new(program());
     command.env_clear().env("PATH", system_path()).env("XDG_CACHE_HOME", cache_home).stdin(Stdio::null());
     command
 }
@@ -115,7 +122,7 @@ fn what_is_not_a_kernel_is_refused_with_its_reason() {
         path
     };
     // A whole program of this machine's, and the front half of one.
-    let own = fs::read(env!("CARGO_BIN_EXE_sekexe-ci")).unwrap();
+    let own = fs::read(program()).unwrap();
     let cases: Vec<(PathBuf, &str)> = vec![
         (dir.path().join("none"), "there is no kernel at"),
         (dir.path().to_owned(), "is not a file"),
@@ -155,13 +162,14 @@ fn a_kernel_that_does_not_answer_is_killed_with_its_children() {
 
 #[test]
 fn a_distributions_kernel_says_what_it_can_do() {
-    let Some(program) = find("linux.uml") else { return missing("linux.uml") };
+    require!(distribution_uml);
+    let path = which::which("linux.uml").unwrap();
     let kernel = probe("linux.uml".as_ref(), system_path().as_ref()).unwrap();
-    assert_eq!(kernel.path, program);
+    assert_eq!(kernel.path, path);
     assert!(kernel.release.starts_with(|digit: char| digit.is_ascii_digit()), "{kernel:?}");
     assert!(kernel.features.hostfs, "{kernel:?}");
     assert!(!kernel.features.hostfd, "{kernel:?}");
-    assert_eq!(kernel, probe(program.as_os_str(), "".as_ref()).unwrap());
+    assert_eq!(kernel, probe(path.as_os_str(), "".as_ref()).unwrap());
 }
 
 // --- Two builders at once --------------------------------------------------
@@ -210,8 +218,8 @@ fn start_waiting(home: &Path, path: &str) -> (Child, BufReader<std::process::Chi
 
 #[test]
 fn the_second_builder_waits_and_takes_what_the_first_has_made() {
-    if find("flock").is_none() {
-        return missing("flock");
+    if !has_program(&["flock"]) {
+        return;
     }
     let home = tempfile::tempdir().unwrap();
     let cache = home.path().join("sekexe-ci");
@@ -226,8 +234,8 @@ fn the_second_builder_waits_and_takes_what_the_first_has_made() {
 
 #[test]
 fn the_lock_of_a_killed_builder_blocks_nobody() {
-    if find("flock").is_none() {
-        return missing("flock");
+    if !has_program(&["flock"]) {
+        return;
     }
     let home = tempfile::tempdir().unwrap();
     let first = hold(&home.path().join("sekexe-ci"), "6.1-default");
@@ -284,8 +292,8 @@ fn fetch(base: String, sha256: &str) -> (Result<(), String>, Vec<String>) {
 
 #[test]
 fn a_download_with_the_pinned_sum_is_kept() {
-    if find("curl").or_else(|| find("wget")).is_none() {
-        return missing("curl");
+    if !has_program(&["curl", "wget"]) {
+        return;
     }
     let (result, left) = fetch(serve("200 OK", b"abc", 3), ABC);
     assert_eq!(result, Ok(()));
@@ -294,8 +302,8 @@ fn a_download_with_the_pinned_sum_is_kept() {
 
 #[test]
 fn a_download_with_another_sum_is_refused_with_both_and_removed() {
-    if find("curl").or_else(|| find("wget")).is_none() {
-        return missing("curl");
+    if !has_program(&["curl", "wget"]) {
+        return;
     }
     let wrong = ABC.replace('b', "c");
     let (result, left) = fetch(serve("200 OK", b"abc", 3), &wrong);
@@ -306,8 +314,8 @@ fn a_download_with_another_sum_is_refused_with_both_and_removed() {
 
 #[test]
 fn a_download_that_breaks_off_or_fails_leaves_nothing() {
-    if find("curl").or_else(|| find("wget")).is_none() {
-        return missing("curl");
+    if !has_program(&["curl", "wget"]) {
+        return;
     }
     let nobody = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -382,12 +390,12 @@ fn wrong_requests_are_answered_before_anything_is_done() {
 
 /// One more build of a kernel that the user's cache has, elsewhere and forced:
 /// the same source, recipe and compiler have to give the same bytes. It takes
-/// minutes, so it runs where `SEKEXE_TEST_REQUIRE` names `kernel-build`.
+/// minutes, so it runs where `SEKEXE_TEST_REQUIRE` names `kernel_build`.
 #[test]
 fn the_same_source_recipe_and_compiler_give_the_same_bytes() {
-    let required = std::env::var("SEKEXE_TEST_REQUIRE").unwrap_or_default();
-    if !required.split([',', ' ']).any(|name| name == "kernel-build") {
-        return missing("kernel-build");
+    if !is_required("kernel_build") {
+        eprintln!("skipped: a build takes minutes; SEKEXE_TEST_REQUIRE=kernel_build asks for it");
+        return;
     }
     let user_cache = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
