@@ -62,11 +62,12 @@ impl Progress {
         self.line_shown = Instant::now();
         match &self.bar {
             Some(bar) => {
-                bar.set_draw_target(ProgressDrawTarget::stderr());
-                bar.reset();
-                bar.unset_length();
                 bar.set_style(style("{spinner} {msg}"));
                 bar.set_message(stage.clone());
+                bar.unset_length();
+                bar.reset();
+                // Last, or a bar without a stage would flash up.
+                bar.set_draw_target(ProgressDrawTarget::stderr());
                 bar.enable_steady_tick(Duration::from_millis(200));
             }
             None => self.line(&stage),
