@@ -54,13 +54,13 @@ impl RawTerminal {
         let before = tcgetattr(std::io::stdin()).context("read the terminal's settings")?;
         let mut raw = before.clone();
         cfmakeraw(&mut raw);
-        tcsetattr(std::io::stdin(), SetArg::TCSAFLUSH, &raw).context("make the terminal raw")?;
+        tcsetattr(std::io::stdin(), SetArg::TCSADRAIN, &raw).context("make the terminal raw")?;
         Ok(Self(before))
     }
 }
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        let _ = tcsetattr(std::io::stdin(), SetArg::TCSAFLUSH, &self.0);
+        let _ = tcsetattr(std::io::stdin(), SetArg::TCSADRAIN, &self.0);
     }
 }
