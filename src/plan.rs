@@ -75,6 +75,12 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
+/// Refuses what no kernel could give, before one is built for it.
+pub fn check(request: &Request, limits: &Limits) -> Result<(), Refusal> {
+    let most = Features { seccomp: true, smp: true, ..Features::default() };
+    plan(request, limits, &most, 0, 0).map(drop)
+}
+
 /// Decides. `disk_free` is what the temporary directory's file system has free, in bytes, 0 where
 /// it is memory itself; `lottery` is any number that differs between machines started together.
 pub fn plan(

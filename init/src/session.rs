@@ -112,11 +112,13 @@ impl Session {
         }
     }
 
-    /// No more bytes will come. A terminal has no end of file but the character that means it.
+    /// No more bytes will come. A terminal that ends has hung up: closing our side of it makes the
+    /// kernel tell whoever runs there.
     pub fn end_input(&mut self) {
         self.input_ended = true;
         if self.terminal {
-            self.pending.push(4);
+            self.stdin = None;
+            self.outputs = [None, None];
         } else if self.pending.is_empty() {
             self.stdin = None;
         }
@@ -149,7 +151,7 @@ impl Session {
         if self.pending_start == self.pending.len() {
             self.pending.clear();
             self.pending_start = 0;
-            if self.input_ended && !self.terminal {
+            if self.input_ended {
                 self.stdin = None;
             }
         }

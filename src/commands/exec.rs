@@ -157,16 +157,13 @@ impl Job<'_> {
         let log = args.kernel_log.as_ref().map(|path| {
             File::create(path).with_context(|| format!("--kernel-log {}: create it", path.display()))
         });
+        let request = plan::Request { memory: args.memory, cpus: args.cpus, untrusted: args.untrusted };
+        let limits = Limits::probe()?;
+        plan::check(&request, &limits)?;
+        // After everything that can be refused at once: this may take minutes.
         let kernel = kernel::resolve(&args.kernel, args.profile.as_deref(), env)?;
         let run_dir = RunDir::create(&env.temporary_places)?;
-        let request = plan::Request { memory: args.memory, cpus: args.cpus, untrusted: args.untrusted };
-        let plan = plan::plan(
-            &request,
-            &Limits::probe()?,
-            &kernel.features,
-            run_dir.disk_free(),
-            std::process::id(),
-        )?;
+        let plan = plan::plan(&request, &limits, &kernel.features, run_dir.disk_free(), std::process::id())?;
         if args.verbose {
             messages.note(format_args!("guest kernel {} ({})", kernel.release, kernel.path.display()));
         }

@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_kernel_of_ours_gets_everything() {
-        insta::assert_snapshot!(line(Carrier::HostFd, true, true));
+        insta::assert_snapshot!(line(Carrier::HostFd, true, true), @"mem=1024M root=/dev/root rootfstype=hostfs ro init=/init con=null con0=null,fd:1 console=tty0 stderr=0 bonding.max_bonds=0 dummy.numdummies=0 ifb.numifbs=0 nbd.nbds_max=0 raid=noautodetect rootflags=/t/boot uml_dir=/t/uml ssl=null hostfd=5 ubd0=/t/swap seccomp=on ncpus=2");
     }
 
     #[test]
