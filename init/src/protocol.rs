@@ -182,8 +182,8 @@ pub struct Boot {
     pub hostname: ByteBuf,
     /// Directory of the host that becomes the read-only lower layer of `/`.
     pub rootfs: ByteBuf,
-    /// Whether hostfs understands `map_owner` (files of the host user appear as root's).
-    pub map_owner: bool,
+    /// The host user and group whose files shall appear as root's, where the kernel can do that.
+    pub owner: Option<(u32, u32)>,
     /// Host paths that appear at the same place in the guest, beside the root.
     pub shares: Vec<Share>,
     /// Paths of the lower layer that the host user cannot read or does not show.

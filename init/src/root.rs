@@ -8,7 +8,7 @@
 //! container engines, `/dev/shm`) shares one tmpfs with one size limit: a full one is `ENOSPC` for
 //! the writer, while several of them could together fill guest memory, which is a kernel panic.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -48,7 +48,7 @@ pub fn load_modules(boot: &Boot) -> Result<()> {
     if boot.modules.is_empty() {
         return Ok(());
     }
-    mount_hostfs(path(&boot.rootfs), LOWER, true, false)?;
+    mount_hostfs(Path::new("/"), LOWER, true, false)?;
     for module in &boot.modules {
         let file = Path::new(LOWER).join(path(module).strip_prefix("/").unwrap_or(path(module)));
         let opened = File::open(&file).with_context(|| format!("open {}", file.display()))?;
@@ -59,13 +59,14 @@ pub fn load_modules(boot: &Boot) -> Result<()> {
 
 /// Puts the new root together at [`ROOT`].
 pub fn assemble(boot: &Boot, warnings: &mut Vec<String>) -> Result<()> {
-    mount_hostfs(path(&boot.rootfs), LOWER, true, boot.map_owner)?;
+    let mapped = mount_hostfs(path(&boot.rootfs), LOWER, true, boot.owner.is_some())?;
+    let owner = boot.owner.filter(|_| mapped);
     let size = format!("size={},nr_inodes=0,mode=0755", boot.writable_bytes);
     mount(Some("scratch"), SCRATCH, Some("tmpfs"), MsFlags::empty(), Some(size.as_str()))
         .context("mount the throw-away layer")?;
 
     let upper = overlay("root", LOWER, Path::new(ROOT), |upper| {
-        shadows::apply(&boot.shadows, upper, warnings);
+        shadows::apply(&boot.shadows, upper, owner, warnings);
         Ok(())
     })?;
     fs::set_permissions(upper, fs::metadata(LOWER)?.permissions()).context("set the mode of /")?;
@@ -78,7 +79,7 @@ pub fn assemble(boot: &Boot, warnings: &mut Vec<String>) -> Result<()> {
             bind(&source, &target)?;
         }
     }
-    share_host_paths(boot)
+    share_host_paths(boot, mapped)
 }
 
 /// Makes the assembled root the root, and everything else unreachable.
@@ -94,11 +95,11 @@ pub fn enter() -> Result<()> {
 
 /// Brings the paths of `--rw` and the working directory into the root, shortest path first, so
 /// that a path inside another one lies above it.
-fn share_host_paths(boot: &Boot) -> Result<()> {
+fn share_host_paths(boot: &Boot, map_owner: bool) -> Result<()> {
     if boot.shares.is_empty() {
         return Ok(());
     }
-    mount_hostfs(Path::new("/"), HOST, false, boot.map_owner)?;
+    mount_hostfs(Path::new("/"), HOST, false, map_owner)?;
     let mut shares: Vec<&Share> = boot.shares.iter().collect();
     shares.sort_by_key(|share| share.path.len());
     for (number, share) in shares.into_iter().enumerate() {
@@ -153,15 +154,21 @@ fn overlay(
     Ok(upper.into())
 }
 
-/// Mounts hostfs. `map_owner` is an option of our kernel, which only the newer calls can pass:
-/// with `mount(2)` all of hostfs's option string is a path.
-fn mount_hostfs(root: &Path, at: &str, read_only: bool, map_owner: bool) -> Result<()> {
-    let context = || format!("mount the host's {} over hostfs", root.display());
-    if map_owner {
-        return sys::mount_hostfs_mapped(root, Path::new(at), read_only).with_context(context);
-    }
+/// Mounts hostfs, with the host user's files as root's where that is wanted and the kernel can do
+/// it; returns whether it does. To a kernel without that option the whole string is a path, and one
+/// that does not exist.
+fn mount_hostfs(root: &Path, at: &str, read_only: bool, map_owner: bool) -> Result<bool> {
     let flags = if read_only { MsFlags::MS_RDONLY } else { MsFlags::empty() };
-    mount(Some("hostfs"), at, Some("hostfs"), flags, Some(root)).with_context(context)
+    let attempt = |data: &OsStr| mount(Some("hostfs"), at, Some("hostfs"), flags, Some(data));
+    if map_owner {
+        let mut data = OsString::from("map_owner,");
+        data.push(root);
+        if attempt(&data).is_ok() {
+            return Ok(true);
+        }
+    }
+    attempt(root.as_os_str()).with_context(|| format!("mount the host's {} over hostfs", root.display()))?;
+    Ok(false)
 }
 
 fn bind(source: &Path, target: &Path) -> Result<()> {

@@ -19,17 +19,19 @@ use sekexe_init::protocol::{Shadow, ShadowKind};
 use crate::sys;
 
 /// Applies every shadow; one that fails is a warning, since a machine without it still works.
-pub fn apply(shadows: &[Shadow], upper: &Path, warnings: &mut Vec<String>) {
+///
+/// `owner` are the host's user and group whose files the lower layer shows as root's.
+pub fn apply(shadows: &[Shadow], upper: &Path, owner: Option<(u32, u32)>, warnings: &mut Vec<String>) {
     for shadow in shadows {
         let at = upper.join(OsStr::from_bytes(&shadow.path));
-        if let Err(error) = apply_one(shadow, &at) {
+        if let Err(error) = apply_one(shadow, &at, owner) {
             let name = String::from_utf8_lossy(&shadow.path);
             warnings.push(format!("/{name} is not shadowed: {error}"));
         }
     }
 }
 
-fn apply_one(shadow: &Shadow, at: &Path) -> Result<()> {
+fn apply_one(shadow: &Shadow, at: &Path, owner: Option<(u32, u32)>) -> Result<()> {
     match &shadow.kind {
         ShadowKind::Absent => {
             mknod(at, SFlag::S_IFCHR, Mode::empty(), 0)?;
@@ -42,7 +44,9 @@ fn apply_one(shadow: &Shadow, at: &Path) -> Result<()> {
         ShadowKind::Directory => fs::create_dir(at)?,
         ShadowKind::File(contents) => fs::write(at, contents)?,
     }
-    lchown(at, Some(shadow.uid), Some(shadow.gid))?;
+    let (user, group) = owner.unwrap_or((0, 0));
+    let root_if = |id, mapped| if id == mapped { 0 } else { id };
+    lchown(at, Some(root_if(shadow.uid, user)), Some(root_if(shadow.gid, group)))?;
     fs::set_permissions(at, Permissions::from_mode(shadow.mode))?;
     Ok(())
 }

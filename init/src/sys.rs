@@ -6,12 +6,12 @@
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::libc;
@@ -68,56 +68,6 @@ pub fn mark_opaque(directory: &Path) -> Result<()> {
     let done =
         unsafe { libc::setxattr(directory.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     Errno::result(done)?;
-    Ok(())
-}
-
-/// Mounts hostfs with `map_owner` by the calls that pass options one by one (`fsopen(2)`).
-pub fn mount_hostfs_mapped(root: &Path, at: &Path, read_only: bool) -> Result<()> {
-    let root = CString::new(root.as_os_str().as_bytes())?;
-    let at = CString::new(at.as_os_str().as_bytes())?;
-    // The numbers are those of <linux/mount.h>.
-    const FSCONFIG_SET_FLAG: libc::c_long = 0;
-    const FSCONFIG_SET_STRING: libc::c_long = 1;
-    const FSCONFIG_CMD_CREATE: libc::c_long = 6;
-    const MOVE_MOUNT_F_EMPTY_PATH: libc::c_long = 4;
-    const MOUNT_ATTR_RDONLY: libc::c_long = 1;
-    let null = ptr::null::<libc::c_char>();
-    let configure = |fd: &OwnedFd,
-                     command: libc::c_long,
-                     key: *const libc::c_char,
-                     value: *const libc::c_char| {
-        // SAFETY: key and value are null or NUL-terminated strings that outlive the call.
-        Errno::result(unsafe { libc::syscall(libc::SYS_fsconfig, fd.as_raw_fd(), command, key, value, 0) })
-    };
-    // SAFETY: the name is NUL-terminated; a result of zero or more is a descriptor that we own.
-    let context = unsafe {
-        let fd = Errno::result(libc::syscall(libc::SYS_fsopen, c"hostfs".as_ptr(), 1))?;
-        OwnedFd::from_raw_fd(fd as RawFd)
-    };
-    configure(&context, FSCONFIG_SET_STRING, c"hostfs".as_ptr(), root.as_ptr())
-        .context("set the directory")?;
-    configure(&context, FSCONFIG_SET_FLAG, c"map_owner".as_ptr(), null).context("map the owner")?;
-    if read_only {
-        configure(&context, FSCONFIG_SET_FLAG, c"ro".as_ptr(), null)?;
-    }
-    configure(&context, FSCONFIG_CMD_CREATE, null, null).context("create the file system")?;
-    let attributes = if read_only { MOUNT_ATTR_RDONLY } else { 0 };
-    // SAFETY: a result of zero or more is a descriptor that we own.
-    let mounted = unsafe {
-        let fd = Errno::result(libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), 1, attributes))?;
-        OwnedFd::from_raw_fd(fd as RawFd)
-    };
-    // SAFETY: both paths are NUL-terminated; the empty one stands for the descriptor itself.
-    Errno::result(unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            mounted.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_FDCWD,
-            at.as_ptr(),
-            MOVE_MOUNT_F_EMPTY_PATH,
-        )
-    })?;
     Ok(())
 }
 

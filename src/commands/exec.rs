@@ -275,7 +275,7 @@ impl Prepared {
             warnings.push(missing.into());
         }
         // The kernel boots meanwhile.
-        let boot = boot_message(&self.access, &self.exposure, &self.plan, &self.kernel, &self.modules);
+        let boot = boot_message(&self.access, &self.exposure, &self.plan, &self.modules);
         let (spawn, files) = self.step.tell(&self.access.rootfs, self.terminal);
         let command = Command {
             spawn,
@@ -326,23 +326,15 @@ impl Prepared {
 }
 
 /// What the guest is told about itself.
-fn boot_message(
-    access: &Access,
-    exposure: &Exposure,
-    plan: &Plan,
-    kernel: &Kernel,
-    modules: &[PathBuf],
-) -> Boot {
+fn boot_message(access: &Access, exposure: &Exposure, plan: &Plan, modules: &[PathBuf]) -> Boot {
     let bytes = |path: &Path| ByteBuf::from(path.as_os_str().as_bytes());
     let user = Uid::effective();
-    let map_owner = kernel.features.map_owner && !user.is_root();
-    let mapping = shadows::Mapping { owner: map_owner.then(|| (user, Gid::effective())) };
     Boot {
         hostname: ByteBuf::from(*b"sekexe"),
         rootfs: bytes(&access.rootfs),
-        map_owner,
+        owner: (!user.is_root()).then(|| (user.as_raw(), Gid::effective().as_raw())),
         shares: exposure.shares.clone(),
-        shadows: shadows::find(&access.rootfs, &access.hidden, mapping),
+        shadows: shadows::find(&access.rootfs, &access.hidden),
         writable_bytes: plan.writable,
         swap: (plan.swap > 0).then(|| ByteBuf::from(uml::SWAP_DEVICE.as_bytes())),
         modules: modules.iter().map(|module| bytes(module)).collect(),

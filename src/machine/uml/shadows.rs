@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::AT_FDCWD;
-use nix::unistd::{AccessFlags, Gid, Uid, faccessat};
+use nix::unistd::{AccessFlags, Uid, faccessat};
 use sekexe_init::protocol::{ByteBuf, Shadow, ShadowKind};
 
 /// Where to look and how deep.
@@ -22,15 +22,8 @@ const PLACES: [(&str, usize); 7] =
 /// Directories that the guest covers anyway.
 const COVERED: [&str; 7] = ["proc", "sys", "dev", "run", "tmp", "mnt", "lost+found"];
 
-/// Whose files the host user's are in the guest.
-#[derive(Debug, Clone, Copy)]
-pub struct Mapping {
-    /// The host user, if its files appear as root's.
-    pub owner: Option<(Uid, Gid)>,
-}
-
 /// Everything to shadow below `rootfs`, parents before children. `hidden` are absolute host paths.
-pub fn find(rootfs: &Path, hidden: &[PathBuf], mapping: Mapping) -> Vec<Shadow> {
+pub fn find(rootfs: &Path, hidden: &[PathBuf]) -> Vec<Shadow> {
     let mut found = Vec::new();
     if !Uid::effective().is_root() {
         for (place, depth) in PLACES {
@@ -46,7 +39,7 @@ pub fn find(rootfs: &Path, hidden: &[PathBuf], mapping: Mapping) -> Vec<Shadow> 
             outermost.push(path);
         }
     }
-    describe(rootfs, &outermost, hidden, mapping)
+    describe(rootfs, &outermost, hidden)
 }
 
 fn search(rootfs: &Path, directory: &Path, depth: usize, found: &mut Vec<PathBuf>) {
@@ -74,7 +67,7 @@ fn may(path: &Path, flags: AccessFlags) -> bool {
 }
 
 /// Turns paths into shadows, with an entry for each directory on the way.
-fn describe(rootfs: &Path, paths: &[PathBuf], hidden: &[PathBuf], mapping: Mapping) -> Vec<Shadow> {
+fn describe(rootfs: &Path, paths: &[PathBuf], hidden: &[PathBuf]) -> Vec<Shadow> {
     let mut shadows: Vec<Shadow> = Vec::new();
     let mut parents: Vec<PathBuf> = Vec::new();
     for path in paths {
@@ -82,7 +75,7 @@ fn describe(rootfs: &Path, paths: &[PathBuf], hidden: &[PathBuf], mapping: Mappi
         for parent in ancestors_from_top(inside) {
             if !parents.iter().any(|known| known == parent) {
                 let Ok(metadata) = fs::metadata(rootfs.join(parent)) else { continue };
-                shadows.push(shadow(parent, ShadowKind::Directory, &metadata, mapping));
+                shadows.push(shadow(parent, ShadowKind::Directory, &metadata));
                 parents.push(parent.to_owned());
             }
         }
@@ -94,7 +87,7 @@ fn describe(rootfs: &Path, paths: &[PathBuf], hidden: &[PathBuf], mapping: Mappi
         } else {
             replacement(rootfs, inside)
         };
-        shadows.push(shadow(inside, kind, &metadata, mapping));
+        shadows.push(shadow(inside, kind, &metadata));
     }
     shadows
 }
@@ -125,12 +118,7 @@ fn replacement(rootfs: &Path, inside: &Path) -> ShadowKind {
     made.unwrap_or(ShadowKind::Absent)
 }
 
-fn shadow(inside: &Path, kind: ShadowKind, metadata: &fs::Metadata, mapping: Mapping) -> Shadow {
-    let (mut uid, mut gid) = (metadata.uid(), metadata.gid());
-    if let Some((owner, group)) = mapping.owner {
-        uid = if uid == owner.as_raw() { 0 } else { uid };
-        gid = if gid == group.as_raw() { 0 } else { gid };
-    }
+fn shadow(inside: &Path, kind: ShadowKind, metadata: &fs::Metadata) -> Shadow {
     let path = ByteBuf::from(inside.as_os_str().as_bytes());
-    Shadow { path, kind, uid, gid, mode: metadata.mode() & 0o7777 }
+    Shadow { path, kind, uid: metadata.uid(), gid: metadata.gid(), mode: metadata.mode() & 0o7777 }
 }
