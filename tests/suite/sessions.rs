@@ -31,7 +31,7 @@ fn machine(place: &Place) -> Connection {
     let boot = Boot {
         hostname: ByteBuf::from(*b"machine"),
         rootfs: ByteBuf::from(*b"/"),
-        map_owner: false,
+        owner: None,
         shares: vec![],
         shadows: vec![],
         writable_bytes: plan.writable,

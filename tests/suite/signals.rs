@@ -174,7 +174,16 @@ impl Terminal {
     }
 
     fn end(mut self) -> i32 {
-        self.child.wait().unwrap().code().unwrap()
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code().unwrap();
+            }
+            let shown: Vec<u8> = self.screen.try_iter().flatten().collect();
+            self.seen.push_str(&String::from_utf8_lossy(&shown));
+            assert!(Instant::now() < end, "it does not end: {}", self.seen);
+            std::thread::yield_now();
+        }
     }
 }
 
@@ -207,16 +216,18 @@ fn the_shell_has_a_terminal_with_job_control_and_leaves_ours_as_it_was() {
     assert!(answer.contains("/dev/pts/") && answer.contains("33 99") && answer.contains("\n0\r"), "{answer}");
 
     // A stopped job, brought back and interrupted, as only job control can.
-    terminal.press("sh -c 'echo be\"\"gun; exec sleep 1000'\n");
+    terminal
+        .press("sh -c 'trap \"echo wo\"\"ken\" CONT; echo be\"\"gun; while :; do sleep 1000 & wait; done'\n");
     terminal.expect("\nbegun");
     terminal.press("\x1a");
     terminal.expect("Stopped");
     terminal.press("fg\n");
-    terminal.expect("exec sleep 1000'\r\n");
+    terminal.expect("\nwoken");
     terminal.press("\x03");
     terminal.expect("# ");
     terminal.press("echo status $?\n");
     terminal.expect("status 130");
+    terminal.expect("# ");
 
     terminal.press("exit 43\n");
     let device = terminal.device.try_clone().unwrap();
@@ -256,8 +267,9 @@ fn an_interrupt_key_meets_the_foreground_program_only() {
     terminal.press("jobs; echo do''ne\n");
     let jobs = terminal.expect("\ndone");
     assert!(jobs.contains("Running"), "{jobs}");
+    terminal.expect("# ");
     terminal.press("\x04");
-    terminal.end();
+    assert_eq!(terminal.end(), 0);
 }
 
 #[test]

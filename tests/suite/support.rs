@@ -120,7 +120,8 @@ pub mod have {
 /// Our program, or the copy of it that `SEKEXE_TEST_PROGRAM` names for a user who cannot reach the
 /// directory that it was built in.
 pub fn program() -> PathBuf {
-    std::env::var_os("SEKEXE_TEST_PROGRAM").map_or_else(|| env!("CARGO_BIN_EXE_sekexe-ci").into(), PathBuf::from)
+    std::env::var_os("SEKEXE_TEST_PROGRAM")
+        .map_or_else(|| env!("CARGO_BIN_EXE_sekexe-ci").into(), PathBuf::from)
 }
 
 /// The kernel that tests use instead of the default one, so that the suite can be run on each.
