@@ -19,8 +19,10 @@ use sekexe_init::protocol::{ByteBuf, Shadow, ShadowKind};
 const PLACES: [(&str, usize); 7] =
     [("", 0), ("etc", 5), ("var", 4), ("home", 0), ("usr/share/polkit-1", 2), ("usr/local", 2), ("opt", 1)];
 
-/// Directories that the guest covers anyway.
-const COVERED: [&str; 7] = ["proc", "sys", "dev", "run", "tmp", "mnt", "lost+found"];
+/// Directories that need no look: the guest covers them, or they are as large as their users made
+/// them and programs do without what is closed in there, or everybody may read all of them.
+const PASSED_OVER: [&str; 9] =
+    ["proc", "sys", "dev", "run", "tmp", "mnt", "lost+found", "var/tmp", "var/lib/dpkg/info"];
 
 /// Everything to shadow below `rootfs`, parents before children. `hidden` are absolute host paths.
 pub fn find(rootfs: &Path, hidden: &[PathBuf]) -> Vec<Shadow> {
@@ -48,7 +50,8 @@ fn search(rootfs: &Path, directory: &Path, depth: usize, found: &mut Vec<PathBuf
         let Ok(kind) = entry.file_type() else { continue };
         let path = entry.path();
         if kind.is_dir() {
-            if directory == rootfs && COVERED.iter().any(|name| entry.file_name() == *name) {
+            let inside = path.strip_prefix(rootfs).unwrap_or(&path);
+            if PASSED_OVER.iter().any(|name| inside == Path::new(name)) {
                 continue;
             }
             if !may(&path, AccessFlags::R_OK | AccessFlags::X_OK) {
