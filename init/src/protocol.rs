@@ -32,6 +32,10 @@ pub const MAX_DATA: usize = 128 << 10;
 /// Stream bytes that may be under way before the receiver grants more.
 pub const WINDOW: u32 = 1 << 20;
 
+/// Stream bytes that a receiver lets gather before it grants them anew: each grant costs the guest
+/// a system call or two, which are dear there.
+pub const CREDIT_STEP: u32 = WINDOW / 4;
+
 /// Bytes that may be under way to a guest on a serial line. A terminal's input buffer holds 4095;
 /// when it fills, User Mode Linux stops listening to the line and may never start again.
 pub const LINE_BUFFER: usize = 2048;

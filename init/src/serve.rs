@@ -56,7 +56,7 @@ pub fn until_shutdown(channel: &mut Channel, boot: &Boot) -> Result<()> {
         if ready.message {
             channel.fill()?;
         }
-        server.move_bytes(channel)?;
+        server.move_bytes(channel, &ready.outputs)?;
         server.report_ended(channel)?;
     }
     // Nothing may write any more when the last bytes go to the host's files.
@@ -73,6 +73,8 @@ pub fn until_shutdown(channel: &mut Channel, boot: &Boot) -> Result<()> {
 struct Ready {
     message: bool,
     child: bool,
+    /// Outputs that have something to read: asking the others would cost a system call each.
+    outputs: Vec<(SessionId, Stream)>,
 }
 
 /// Sleeps until there is something to do.
@@ -81,13 +83,23 @@ fn wait(channel: &Channel, children: &SignalFd, server: &Server) -> Result<Ready
     interest.set(PollFlags::POLLOUT, channel.backlog() > 0);
     let mut fds =
         vec![PollFd::new(channel.as_fd(), interest), PollFd::new(children.as_fd(), PollFlags::POLLIN)];
+    fds.extend(
+        server
+            .sessions
+            .values()
+            .filter_map(Session::wants_to_write)
+            .map(|fd| PollFd::new(fd, PollFlags::POLLOUT)),
+    );
+    let first_output = fds.len();
+    let mut outputs = Vec::new();
     let mut draining = false;
     for session in server.sessions.values() {
-        fds.extend(session.wants_to_write().map(|fd| PollFd::new(fd, PollFlags::POLLOUT)));
-        for fd in STREAMS.into_iter().filter_map(|stream| session.wants_to_read(stream)) {
+        for stream in STREAMS {
+            let Some(fd) = session.wants_to_read(stream) else { continue };
             draining |= session.is_draining();
             if channel.backlog() < MAX_BACKLOG {
                 fds.push(PollFd::new(fd, PollFlags::POLLIN));
+                outputs.push((session.id, stream));
             }
         }
     }
@@ -102,7 +114,9 @@ fn wait(channel: &Channel, children: &SignalFd, server: &Server) -> Result<Ready
         let wanted = PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR;
         fd.revents().is_some_and(|events| events.intersects(wanted))
     };
-    Ok(Ready { message: readable(&fds[0]), child: readable(&fds[1]) })
+    let mut found = fds[first_output..].iter().map(readable);
+    outputs.retain(|_| found.next().unwrap_or(false));
+    Ok(Ready { message: readable(&fds[0]), child: readable(&fds[1]), outputs })
 }
 
 impl Server {
@@ -176,12 +190,16 @@ impl Server {
         }
     }
 
-    fn move_bytes(&mut self, channel: &mut Channel) -> Result<()> {
+    fn move_bytes(&mut self, channel: &mut Channel, ready: &[(SessionId, Stream)]) -> Result<()> {
         for session in self.sessions.values_mut() {
             if session.wants_to_write().is_some() {
                 session.feed_input(channel)?;
             }
             for stream in STREAMS {
+                // What is left behind by a process that ended need not show as readable.
+                if !session.is_draining() && !ready.contains(&(session.id, stream)) {
+                    continue;
+                }
                 while channel.backlog() < MAX_BACKLOG
                     && session.pump_output(stream, &mut self.buffer, channel)?
                 {

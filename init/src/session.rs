@@ -16,7 +16,7 @@ use nix::libc;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, read, write};
 use sekexe_init::protocol::{
-    Failure, MAX_DATA, Outcome, SessionId, Spawn, Stream, ToHost, Usage, WINDOW, WindowSize,
+    CREDIT_STEP, Failure, MAX_DATA, Outcome, SessionId, Spawn, Stream, ToHost, Usage, WINDOW, WindowSize,
 };
 
 use crate::channel::Channel;
@@ -39,6 +39,8 @@ pub struct Session {
     terminal: bool,
     pending: Vec<u8>,
     pending_start: usize,
+    /// Bytes that the command took and the host has not been told of.
+    owed: u32,
     input_ended: bool,
     outputs: [Option<Output>; 2],
     ended: Option<Reaped>,
@@ -73,6 +75,7 @@ impl Session {
             terminal: spawn.terminal.is_some(),
             pending: Vec::new(),
             pending_start: 0,
+            owed: 0,
             input_ended: false,
             outputs: outputs.map(|fd| fd.map(|fd| Output { fd, credit: WINDOW })),
             ended: None,
@@ -140,7 +143,11 @@ impl Session {
         match write(stdin, &self.pending[self.pending_start..]) {
             Ok(n) => {
                 self.pending_start += n;
-                channel.send(&ToHost::Credit { session: self.id, bytes: n as u32 })?;
+                self.owed += n as u32;
+                if self.owed >= CREDIT_STEP {
+                    let bytes = std::mem::take(&mut self.owed);
+                    channel.send(&ToHost::Credit { session: self.id, bytes })?;
+                }
             }
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(()),
             Err(_) => {
@@ -170,7 +177,8 @@ impl Session {
             Ok(n) if n > 0 => {
                 output.credit -= n as u32;
                 channel.send(&ToHost::Output { session: self.id, stream, data: &buffer[..n] })?;
-                return Ok(true);
+                // A short read has emptied the pipe.
+                return Ok(n == most || self.ended.is_some());
             }
             Err(Errno::EINTR) => return Ok(true),
             Err(Errno::EAGAIN) if self.ended.is_none() => {}

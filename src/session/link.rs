@@ -7,8 +7,8 @@ use nix::errno::Errno;
 use nix::unistd::{read, write};
 use sekexe_init::protocol::{Decoder, FrameError, ToGuest, ToHost, encode};
 
-/// Bytes asked for in one read.
-const READ_SIZE: usize = 1 << 20;
+/// Bytes asked for in one read: about what a socket holds.
+const READ_SIZE: usize = 256 << 10;
 
 /// Bytes under way in both directions.
 #[derive(Default)]

@@ -20,7 +20,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use sekexe_init::protocol::{
-    Boot, Failure, MAX_DATA, Outcome, SessionId, Spawn, Stream, ToGuest, ToHost, Usage, WindowSize,
+    Boot, CREDIT_STEP, Failure, MAX_DATA, Outcome, SessionId, Spawn, Stream, ToGuest, ToHost, Usage,
+    WindowSize,
 };
 
 use crate::machine::{Ended, Machine};
@@ -108,6 +109,8 @@ struct Active {
     source: Source,
     /// Standard output and standard error.
     sinks: [streams::Sink; 2],
+    /// Bytes of each that the guest has not been told to be gone.
+    owed: [u32; 2],
     timeout: Option<Duration>,
     started: Option<Instant>,
     deadline: Option<Instant>,
@@ -232,6 +235,7 @@ impl Connection {
         let active = Active {
             source: Source::new(command.input),
             sinks: [streams::Sink::new(command.stdout), streams::Sink::new(command.stderr)],
+            owed: [0; 2],
             timeout: command.timeout,
             started: None,
             deadline: None,
@@ -505,9 +509,13 @@ impl Connection {
             active.source.feed(session, link).map_err(wrong)?;
             for stream in [Stream::Stdout, Stream::Stderr] {
                 match active.sinks[stream as usize].flush() {
-                    Written::Bytes(0) => {}
                     Written::Bytes(bytes) => {
-                        link.send(&ToGuest::Credit { session, stream, bytes }).map_err(wrong)?;
+                        let owed = &mut active.owed[stream as usize];
+                        *owed += bytes;
+                        if *owed >= CREDIT_STEP {
+                            let bytes = std::mem::take(owed);
+                            link.send(&ToGuest::Credit { session, stream, bytes }).map_err(wrong)?;
+                        }
                     }
                     Written::Closed => link.send(&ToGuest::CloseOutput { session, stream }).map_err(wrong)?,
                     Written::Failed(why) => active.failure = Some(why),
