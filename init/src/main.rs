@@ -66,6 +66,7 @@ fn await_boot(channel: &mut Channel) -> Result<Boot> {
 /// Sets the machine up as told. Returns what had to be left out.
 fn set_up(boot: &Boot) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
+    root::provide_scratch(boot)?;
     root::load_modules(boot)?;
     root::assemble(boot, &mut warnings)?;
     root::enter()?;

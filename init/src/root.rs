@@ -21,14 +21,14 @@ use sekexe_init::protocol::{Boot, Share};
 
 use crate::{shadows, sys};
 
-/// The host's files, read-only.
-const LOWER: &str = "/lower";
 /// The one tmpfs.
 const SCRATCH: &str = "/scratch";
+/// The host's files, read-only.
+const LOWER: &str = "/scratch/lower";
 /// The host's files again, for `--rw`.
-const HOST: &str = "/host";
+const HOST: &str = "/scratch/host";
 /// Where the new root is put together.
-const ROOT: &str = "/root";
+const ROOT: &str = "/scratch/root";
 
 /// Places of their own on the scratch tmpfs: path in the root and permission bits. Container
 /// engines are among them because an overlay cannot be the upper layer of another overlay.
@@ -42,6 +42,14 @@ const PRIVATE: [(&str, u32); 6] = [
 ];
 
 const NO_OPTIONS: Option<&str> = None;
+
+/// Mounts the throw-away layer, and makes the mount points that the rest needs.
+pub fn provide_scratch(boot: &Boot) -> Result<()> {
+    let size = format!("size={},nr_inodes=0,mode=0755", boot.writable_bytes);
+    mount(Some("scratch"), SCRATCH, Some("tmpfs"), MsFlags::empty(), Some(size.as_str()))
+        .context("mount the throw-away layer")?;
+    [LOWER, HOST, ROOT].into_iter().try_for_each(|at| create_directory(Path::new(at), 0o755))
+}
 
 /// Loads what a distribution's kernel keeps in modules; they lie in the lower layer.
 pub fn load_modules(boot: &Boot) -> Result<()> {
@@ -61,11 +69,7 @@ pub fn load_modules(boot: &Boot) -> Result<()> {
 pub fn assemble(boot: &Boot, warnings: &mut Vec<String>) -> Result<()> {
     let mapped = mount_hostfs(path(&boot.rootfs), LOWER, true, boot.owner.is_some())?;
     let owner = boot.owner.filter(|_| mapped);
-    let size = format!("size={},nr_inodes=0,mode=0755", boot.writable_bytes);
-    mount(Some("scratch"), SCRATCH, Some("tmpfs"), MsFlags::empty(), Some(size.as_str()))
-        .context("mount the throw-away layer")?;
-
-    let upper = overlay("root", LOWER, Path::new(ROOT), |upper| {
+    let upper = overlay("layer", LOWER, Path::new(ROOT), |upper| {
         shadows::apply(&boot.shadows, upper, owner, warnings);
         Ok(())
     })?;

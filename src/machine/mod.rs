@@ -33,7 +33,7 @@ pub struct Machine {
     child: Child,
     ended: Option<Ended>,
     /// Removed last, when no process writes there any more.
-    _run_dir: RunDir,
+    run_dir: RunDir,
 }
 
 /// How the machine's main process ended.
@@ -75,7 +75,7 @@ impl Machine {
         run_dir: RunDir,
     ) -> Result<Self> {
         let pidfd = sys::open_pidfd(&child).context("watch the machine's process")?;
-        Ok(Self { channel, console, pidfd, confinement, line_buffer, child, ended: None, _run_dir: run_dir })
+        Ok(Self { channel, console, pidfd, confinement, line_buffer, child, ended: None, run_dir })
     }
 
     /// Process id of the machine's main process.
@@ -93,6 +93,8 @@ impl Machine {
         let pid = Pid::from_raw(self.child.id() as i32);
         let _ = nix::sys::signal::killpg(pid, Signal::SIGKILL);
         let _ = kill(pid, Signal::SIGKILL);
+        // Removing its files and taking its memory back go on side by side.
+        self.run_dir.clear();
         let reaped = sys::reap(&self.child).context("wait for the machine's process")?;
         Ok(*self.ended.insert(Ended { status: reaped.status, peak_rss_bytes: reaped.peak_rss_bytes }))
     }

@@ -74,6 +74,12 @@ impl RunDir {
         &self.path
     }
 
+    /// Removes it ahead of its time. Whoever still creates files in it finds that it has gone, or
+    /// sees them removed when this value is dropped.
+    pub fn clear(&self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+
     /// Bytes that its file system has free for us, 0 where the file system is memory.
     pub fn disk_free(&self) -> u64 {
         match statfs(&self.path) {
@@ -90,7 +96,7 @@ fn free_bytes(path: &Path) -> u64 {
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
+        self.clear();
     }
 }
 

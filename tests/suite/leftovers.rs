@@ -207,7 +207,7 @@ fn the_next_run_sweeps_what_a_killed_one_left_and_spares_the_living() {
     place.exec("true").ended_with(0);
     let left = directories();
     assert!(left.len() == 1 && left != of_killed, "{left:?}");
-    assert!(Path::new(&left[0]).join("boot/init").exists());
+    assert!(Path::new(&left[0]).join("init").exists());
     send(&alive, Signal::SIGTERM);
     Ran::from(alive.wait_with_output().unwrap()).ended_with(143);
     place.assert_nothing_left();

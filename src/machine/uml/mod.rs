@@ -29,7 +29,7 @@ use arguments::Carrier;
 const INIT: &[u8] = include_bytes!(env!("SEKEXE_INIT"));
 
 /// Mount points in the directory that the guest's kernel starts in; the init knows the names.
-const MOUNT_POINTS: [&str; 6] = ["dev", "proc", "lower", "scratch", "host", "root"];
+const MOUNT_POINTS: [&str; 2] = ["dev", "scratch"];
 
 /// Bytes that the channel's socket holds in each direction.
 const SOCKET_BUFFER: usize = 4 << 20;
@@ -58,10 +58,10 @@ pub struct Access {
 /// Must be called by the main thread (see [`sys::start_restricted`]).
 pub fn start(kernel: &Kernel, plan: &Plan, access: &Access, run_dir: RunDir) -> Result<Machine> {
     raise_open_files();
-    let boot = run_dir.path().join("boot");
-    prepare_boot_directory(&boot).context("write the guest's first files to the temporary directory")?;
-    let uml_dir = run_dir.path().join("uml");
-    fs::create_dir(&uml_dir).context("create a directory for the kernel")?;
+    // The kernel's own files lie beside the guest's first ones: some file systems take milliseconds
+    // to remove a directory.
+    let boot = run_dir.path();
+    prepare_boot_directory(boot).context("write the guest's first files to the temporary directory")?;
     let swap = run_dir.path().join(SWAP);
     if plan.swap > 0 {
         create_swap_file(&swap, plan.swap).context("create the swap file")?;
@@ -77,8 +77,7 @@ pub fn start(kernel: &Kernel, plan: &Plan, access: &Access, run_dir: RunDir) -> 
     command
         .args(arguments::kernel_arguments(&arguments::Launch {
             plan,
-            boot: &boot,
-            uml_dir: &uml_dir,
+            boot,
             swap: (plan.swap > 0).then_some(swap.as_path()),
             carrier,
             channel: theirs.as_raw_fd(),
@@ -119,7 +118,6 @@ fn raise_open_files() {
 }
 
 fn prepare_boot_directory(boot: &Path) -> std::io::Result<()> {
-    fs::create_dir(boot)?;
     for name in MOUNT_POINTS {
         fs::create_dir(boot.join(name))?;
     }
