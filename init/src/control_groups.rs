@@ -1,7 +1,7 @@
 //! Control groups: where sessions are counted, limited and killed as a whole.
 //!
-//! The init moves into a leaf of its own, so that the controllers may be handed down (a group with
-//! processes cannot do that) and container engines find them.
+//! The init stays in the root group, which alone may hold processes and hand its controllers down
+//! all the same. Moving a process waits for a grace period of RCU, some ten milliseconds.
 
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -15,12 +15,13 @@ pub fn set_up(max_tasks: u32, warnings: &mut Vec<String>) {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV;
     let attempt = || -> std::io::Result<()> {
         mount(Some("cgroup2"), MOUNT, Some("cgroup2"), flags, Some("nsdelegate"))?;
-        let own = Path::new(MOUNT).join("init");
-        fs::create_dir(&own)?;
-        fs::write(own.join("cgroup.procs"), "0")?;
         let offered = fs::read_to_string(Path::new(MOUNT).join("cgroup.controllers"))?;
-        for controller in offered.split_whitespace() {
-            let _ = fs::write(Path::new(MOUNT).join("cgroup.subtree_control"), format!("+{controller}"));
+        let wanted: Vec<String> = offered.split_whitespace().map(|name| format!("+{name}")).collect();
+        let hand_down = |what: &str| fs::write(Path::new(MOUNT).join("cgroup.subtree_control"), what);
+        // One by one costs a walk over all groups each time, but one that refuses does not spoil
+        // the others.
+        if hand_down(&wanted.join(" ")).is_err() {
+            wanted.iter().for_each(|one| drop(hand_down(one)));
         }
         Ok(())
     };
