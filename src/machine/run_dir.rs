@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::Uid;
 
 const PREFIX: &str = "sekexe-";
@@ -46,6 +47,9 @@ impl RunDir {
     }
 
     fn create_in(place: &Path) -> std::io::Result<Self> {
+        if statvfs(place).is_ok_and(|fs| fs.flags().contains(FsFlags::ST_NOEXEC)) {
+            return Err(std::io::Error::other("it is mounted noexec, and the guest starts a program there"));
+        }
         let free = free_bytes(place);
         if free < MIN_FREE {
             return Err(std::io::Error::other(format!(

@@ -218,6 +218,7 @@ fn a_full_or_read_only_temporary_directory_is_named() {
     for (options, words) in [
         ("size=64k", ["free", "TMPDIR"]),
         ("size=8m", ["free", "TMPDIR"]),
+        ("size=1g,noexec", ["noexec", "TMPDIR"]),
         ("ro", ["Read-only file system", "TMPDIR"]),
     ] {
         let mount = format!("mount -t tmpfs -o {options} none {} && exec \"$@\"", at.display());

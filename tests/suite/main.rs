@@ -2,9 +2,11 @@
 
 mod bad_input;
 mod confinement;
+mod docker;
 mod exec;
 mod kernel;
 mod leftovers;
+mod others;
 mod sessions;
 mod signals;
 mod support;

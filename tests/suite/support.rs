@@ -94,6 +94,36 @@ pub mod have {
         if known { Ok(()) } else { Err(format!("the kernel's security modules are {list}")) }
     }
 
+    /// A guest that shows the host user's files as root's.
+    pub fn map_owner() -> Result<(), String> {
+        let ran = super::Place::new_in("/var/tmp").exec("stat -c %u .");
+        if ran.stdout == "0\n" { Ok(()) } else { Err(format!("owner {:?} {}", ran.stdout, ran.stderr)) }
+    }
+
+    /// Docker, and the right to start a daemon.
+    pub fn docker() -> Result<(), String> {
+        root()?;
+        program("dockerd")?;
+        program("docker")
+    }
+
+    /// Running as root.
+    pub fn root() -> Result<(), String> {
+        if nix::unistd::geteuid().is_root() { Ok(()) } else { Err("running as an ordinary user".into()) }
+    }
+
+    /// Our program without an interpreter of the host's, so that it runs anywhere.
+    pub fn static_program() -> Result<(), String> {
+        let bytes = std::fs::read(super::program()).map_err(|e| e.to_string())?;
+        let dynamic = bytes.windows(12).any(|part| part == b"/ld-linux-x8" || part == b"/ld-musl-x86");
+        if dynamic { Err("this build is linked dynamically".into()) } else { Ok(()) }
+    }
+
+    /// A static busybox.
+    pub fn busybox() -> Result<(), String> {
+        path("/bin/busybox")
+    }
+
     /// A directory in memory, from which programs may be mapped.
     pub fn memory_directory() -> Result<(), String> {
         use nix::sys::{statfs, statvfs};
