@@ -138,7 +138,8 @@ fn every_way_to_end_leaves_nothing() {
     for (rest, options, signals, status) in runs {
         let (child, stdout) = ready(&place, options, &format!("{busy}{rest}"));
         let started = descendants(&child);
-        assert!(!started.is_empty(), "no machine was found");
+        // What ends by itself may have ended already.
+        assert!(signals.is_empty() || !started.is_empty(), "no machine was found");
         signals.iter().for_each(|signal| send(&child, *signal));
         drop(stdout);
         let ran = Ran::from(child.wait_with_output().unwrap());

@@ -209,6 +209,31 @@ fn resident_bytes() -> u64 {
 }
 
 #[test]
+fn a_kernel_6_12_runs_commands_too() {
+    require!(uml_6_12);
+    run_on("6.12/small");
+}
+
+#[test]
+fn a_kernel_6_1_runs_commands_too() {
+    require!(uml_6_1);
+    run_on("6.1/small");
+}
+
+fn run_on(version: &str) {
+    let kernel = support::kernel(version).unwrap();
+    let place = Place::new();
+    let mut command = std::process::Command::new(support::program());
+    command.args(["exec", "--kernel"]).arg(kernel).arg("uname -r; touch file; exit 3");
+    command.current_dir(place.path("work")).env("TMPDIR", place.path("tmp"));
+    let ran = support::Ran::from(command.output().unwrap()).ended_with(3);
+    let number = version.split('/').next().unwrap();
+    assert!(ran.stdout.starts_with(number), "{}", ran.stdout);
+    assert!(place.path("work/file").exists());
+    place.assert_nothing_left();
+}
+
+#[test]
 fn a_machine_ends_with_its_owner() {
     require!(uml);
     let place = Place::new();

@@ -72,11 +72,6 @@ pub mod have {
         program("dpkg")
     }
 
-    /// `script(1)`, which provides a terminal.
-    pub fn script() -> Result<(), String> {
-        program("script")
-    }
-
     /// User namespaces, in which anybody may mount.
     pub fn userns() -> Result<(), String> {
         let arguments = ["--user", "--map-root-user", "--mount", "true"];
