@@ -39,6 +39,8 @@ pub fn start_restricted(command: &mut Command, restrictions: &Restrictions<'_>) 
                 return Err(io::Error::from_raw_os_error(libc::ESRCH));
             }
             check(libc::setsid())?;
+            // A kernel that panics aborts, and a core file would hold all of the guest's memory.
+            check(libc::setrlimit(libc::RLIMIT_CORE, &libc::rlimit { rlim_cur: 0, rlim_max: 0 }))?;
             let mut none: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&mut none);
             check(libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut()))?;
