@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use nix::libc;
 
 use crate::debian::Debian;
 use crate::measure::{Bench, Contender};
@@ -85,9 +86,13 @@ fn parent(process: u32) -> Option<u32> {
 }
 
 fn own_proportional_set(process: u32) -> Result<u64> {
-    let text = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))
-        .with_context(|| format!("read how much memory process {process} holds"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss line")?;
+    let text = match fs::read_to_string(format!("/proc/{process}/smaps_rollup")) {
+        // It ended since it was listed.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => return Ok(0),
+        text => text.with_context(|| format!("read how much memory process {process} holds"))?,
+    };
+    // One that has ended and was not waited for has no such line.
+    let Some(line) = text.lines().find_map(|line| line.strip_prefix("Pss:")) else { return Ok(0) };
     let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kib << 10)
 }
