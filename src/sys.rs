@@ -1,13 +1,17 @@
 //! The system calls that need `unsafe`. Nothing else on the host side is `unsafe`.
 #![expect(unsafe_code, reason = "raw system calls; each block states why that call is sound")]
 
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command};
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::unistd::Uid;
 use sekexe_init::protocol::WindowSize;
 
 /// What a machine's process is deprived of before it starts.
@@ -19,21 +23,37 @@ pub struct Restrictions<'a> {
     pub ruleset: Option<BorrowedFd<'a>>,
     /// CPUs that it may run on; empty for all.
     pub cpus: &'a [usize],
+    /// Paths that stay writable where every mount can be made read-only; without symbolic links.
+    pub writable: &'a [PathBuf],
+}
+
+/// A started process, and how much of what was wanted could be had.
+pub struct Restricted {
+    /// The process.
+    pub child: Child,
+    /// Whether its mounts are read-only but for the writable paths.
+    pub sealed: bool,
 }
 
 /// Starts `command` in a session of its own, without the right to gain privileges, and tied to
 /// this process: if we end, for whatever reason, the kernel kills it.
 ///
 /// Must be called by the main thread: the tie is to the thread that forks.
-pub fn start_restricted(command: &mut Command, restrictions: &Restrictions<'_>) -> io::Result<Child> {
+pub fn start_restricted(command: &mut Command, restrictions: &Restrictions<'_>) -> io::Result<Restricted> {
     let keep: Vec<RawFd> = restrictions.keep.iter().map(AsRawFd::as_raw_fd).collect();
     let ruleset = restrictions.ruleset.map(|fd| fd.as_raw_fd());
     let cpus = cpu_set(restrictions.cpus);
     let parent = std::process::id();
+    let seal = Seal::new(restrictions.writable);
+    let (report, reporter) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    let report_to = reporter.as_raw_fd();
     let before_exec = move || {
         let check = |result: libc::c_int| if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) };
         // SAFETY: plain system calls on data that the closure owns; nothing allocates.
         unsafe {
+            if seal.apply() {
+                libc::write(report_to, c"1".as_ptr().cast(), 1);
+            }
             check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
             if libc::getppid() as u32 != parent {
                 return Err(io::Error::from_raw_os_error(libc::ESRCH));
@@ -62,7 +82,88 @@ pub fn start_restricted(command: &mut Command, restrictions: &Restrictions<'_>) 
     };
     // SAFETY: the closure makes system calls only, so it may run between fork and exec.
     unsafe { command.pre_exec(before_exec) };
-    command.spawn()
+    let child = command.spawn()?;
+    drop(reporter);
+    let sealed = nix::unistd::read(&report, &mut [0]).is_ok_and(|count| count == 1);
+    Ok(Restricted { child, sealed })
+}
+
+/// Makes every mount read-only but for some paths, in a mount namespace of the process's own.
+///
+/// Landlock guards contents; it knows no right for a file's mode, owner and times. A read-only
+/// mount guards these too. It takes root: with a user namespace an ordinary user could have it as
+/// well, but would then see every file of root's as `nobody`'s, and so would the guest.
+struct Seal {
+    writable: Option<Vec<CString>>,
+}
+
+impl Seal {
+    fn new(writable: &[PathBuf]) -> Self {
+        let strings =
+            || writable.iter().filter_map(|p| CString::new(p.as_os_str().as_bytes()).ok()).collect();
+        Self { writable: Uid::effective().is_root().then(strings) }
+    }
+
+    /// Does it, as far as the host allows; false where it does not. Runs between fork and exec.
+    ///
+    /// # Safety
+    ///
+    /// The process must have one thread.
+    unsafe fn apply(&self) -> bool {
+        let Some(writable) = &self.writable else { return false };
+        let no_path = std::ptr::null::<libc::c_char>();
+        // SAFETY: plain system calls; every pointer is null, or to a NUL-terminated string or a
+        // live local of the type that the call reads.
+        unsafe {
+            if libc::unshare(libc::CLONE_NEWNS) != 0 {
+                return false;
+            }
+            let private = libc::MS_REC | libc::MS_PRIVATE;
+            if libc::mount(no_path, c"/".as_ptr(), no_path, private, std::ptr::null()) != 0 {
+                return false;
+            }
+            let (read_only, read_write) = (mount_attributes(true), mount_attributes(false));
+            if !set_mount_attributes(c"/", libc::AT_RECURSIVE, &read_only) {
+                return false;
+            }
+            let bind = libc::MS_BIND | libc::MS_REC;
+            writable.iter().all(|path| {
+                libc::mount(path.as_ptr(), path.as_ptr(), no_path, bind, std::ptr::null()) == 0
+                    // What the host itself mounted read-only below stays so.
+                    && (set_mount_attributes(path, libc::AT_RECURSIVE, &read_write)
+                        || set_mount_attributes(path, 0, &read_write))
+            })
+        }
+    }
+}
+
+/// `struct mount_attr` that sets or clears the read-only flag.
+fn mount_attributes(read_only: bool) -> libc::mount_attr {
+    let flag = libc::MOUNT_ATTR_RDONLY;
+    libc::mount_attr {
+        attr_set: if read_only { flag } else { 0 },
+        attr_clr: if read_only { 0 } else { flag },
+        propagation: 0,
+        userns_fd: 0,
+    }
+}
+
+/// # Safety
+///
+/// None of its own: it is called between fork and exec, and allocates nothing.
+unsafe fn set_mount_attributes(path: &CStr, flags: libc::c_int, attributes: &libc::mount_attr) -> bool {
+    // SAFETY: the path is NUL-terminated and the attributes are as long as said.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            flags,
+            std::ptr::from_ref(attributes),
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    result == 0
 }
 
 fn cpu_set(cpus: &[usize]) -> Option<libc::cpu_set_t> {

@@ -398,7 +398,8 @@ impl Concluded {
             0 => "no Landlock".to_owned(),
             abi => format!("Landlock ABI {abi}"),
         };
-        messages.note(format_args!("enforced: {landlock}, no new privileges"));
+        let mounts = if confinement.read_only_mounts { "read-only mounts" } else { "no mounts of its own" };
+        messages.note(format_args!("enforced: {landlock}, {mounts}, no new privileges"));
         messages.detail(format_args!("writable: {}", or_nothing(&confinement.writable)));
         messages.detail(format_args!("hidden: {}", or_nothing(&confinement.hidden)));
         messages.note(format_args!(

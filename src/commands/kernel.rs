@@ -45,6 +45,10 @@ pub fn host(env: &Environment, may_install: bool) -> Result<Host> {
 /// The kernel that `--kernel` stands for, built if it has to be. Progress and
 /// the reason go to standard error.
 pub fn resolve(selector: &OsStr, profile: Option<&str>, env: &Environment) -> Result<Kernel> {
+    // A kernel that is named needs no place for others.
+    if matches!(Selector::parse(selector), Selector::Program(_)) {
+        return kernel::probe(selector, &env.path);
+    }
     let host = host(env, true)?;
     let mut progress = Progress::new(env);
     kernel::resolve(selector, profile, &host, &mut |event| progress.show(event))

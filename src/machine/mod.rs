@@ -52,6 +52,9 @@ pub struct Confinement {
     pub landlock_abi: u32,
     /// Set-user-id programs and the like give nothing.
     pub no_new_privs: bool,
+    /// The host's mounts are read-only for the machine, so that modes, owners and times of files
+    /// are out of its reach too; Landlock has no rights for those. Only where we are root.
+    pub read_only_mounts: bool,
     /// Host paths that the machine may change.
     pub writable: Vec<String>,
     /// Host paths that exist and cannot be read from inside.

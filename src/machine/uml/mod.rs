@@ -92,22 +92,25 @@ pub fn start(kernel: &Kernel, plan: &Plan, access: &Access, run_dir: RunDir) -> 
         .stdin(Stdio::null())
         .stdout(console_end.try_clone().context("create the console's pipe")?)
         .stderr(console_end);
+    let writable: Vec<PathBuf> = access.writable.iter().cloned().chain([run_dir.path().to_owned()]).collect();
     let restrictions = Restrictions {
         keep: &[theirs.as_fd()],
         ruleset: ruleset.fd.as_ref().map(AsFd::as_fd),
         cpus: &plan.pin,
+        writable: &writable,
     };
-    let child = sys::start_restricted(&mut command, &restrictions)
+    let started = sys::start_restricted(&mut command, &restrictions)
         .with_context(|| format!("cannot start the guest kernel {}", kernel.path.display()))?;
     let text = |paths: &[PathBuf]| paths.iter().map(|p| p.display().to_string()).collect();
     let confinement = Confinement {
         landlock_abi: ruleset.abi,
         no_new_privs: true,
+        read_only_mounts: started.sealed,
         writable: text(&access.writable),
         hidden: text(&access.hidden),
     };
     let line_buffer = (carrier == Carrier::SerialLine).then_some(LINE_BUFFER);
-    Machine::new(child, ours, console, confinement, line_buffer, run_dir)
+    Machine::new(started.child, ours, console, confinement, line_buffer, run_dir)
 }
 
 /// The guest's kernel holds a descriptor for each of its processes and open files.
