@@ -12,7 +12,7 @@ use crate::kernel::Features;
 pub const MIN_MEMORY: u64 = 64 * MIB;
 /// Guest memory where nothing else is asked for. Every GiB costs 16 MiB of host memory at once,
 /// for the guest's page descriptors; more can be had from swap.
-pub const DEFAULT_MEMORY: u64 = GIB;
+pub const DEFAULT_MEMORY: u64 = 768 * MIB;
 /// Most swap that a guest gets by default.
 const DEFAULT_SWAP: u64 = 8 * GIB;
 /// Most tasks in a guest where the host's limits allow it.
@@ -207,8 +207,8 @@ mod tests {
     #[test]
     fn nothing_asked_gets_the_defaults() {
         let plan = decide(&Request::default(), &limits(), &modern()).unwrap();
-        assert_eq!((plan.memory, plan.cpus, plan.seccomp), (GIB, 2, true));
-        assert_eq!((plan.swap, plan.pin.len(), plan.max_tasks), (8 * GIB, 0, 8192));
+        assert_eq!((plan.memory, plan.cpus, plan.seccomp), (768 * MIB, 2, true));
+        assert_eq!((plan.swap, plan.pin.len(), plan.max_tasks), (8 * GIB, 0, 6144));
         assert!(plan.writable < plan.memory + plan.swap);
     }
 
@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn without_disk_there_is_no_swap_and_less_to_write() {
         let plan = plan(&Request::default(), &limits(), &modern(), 0, 0).unwrap();
-        assert_eq!((plan.swap, plan.writable), (0, GIB / 2));
+        assert_eq!((plan.swap, plan.writable), (0, 384 * MIB));
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub struct MachineArgs {
     /// Which set of kernel features a built kernel has
     #[arg(long, value_name = "PROFILE", help_heading = "Machine")]
     pub profile: Option<String>,
-    /// Guest memory (512M, 4G) [default: 1G, and swap behind it]
+    /// Guest memory (512M, 4G) [default: 768M, and swap behind it]
     #[arg(long, value_name = "SIZE", value_parser = values::size, help_heading = "Machine")]
     pub memory: Option<u64>,
     /// Virtual CPUs [default: as many as may be used]
