@@ -180,3 +180,25 @@ fn pythons_own_tests_pass() {
     assert_eq!(ran.status, 0, "{}\n{}", ran.stdout, ran.stderr);
     assert!(ran.stdout.contains("Tests result: SUCCESS"), "{}", ran.stdout);
 }
+
+#[test]
+fn a_container_engine_runs_in_the_guest() {
+    require!(uml, dockerd);
+    let script = "dockerd > /tmp/log 2>&1 &
+                  until docker version > /dev/null 2>&1; do
+                      kill -0 $! 2> /dev/null || { tail -3 /tmp/log >&2; exit 9; }
+                      sleep 0.1
+                  done
+                  mkdir -p /tmp/image/bin; cp /bin/busybox /tmp/image/bin; ln -s busybox /tmp/image/bin/sh
+                  tar -C /tmp/image -c . | docker import - image > /dev/null
+                  docker info 2> /dev/null | grep -E 'Storage Driver|Cgroup Version'
+                  docker run --rm --memory 64m image busybox cat /sys/fs/cgroup/memory.max
+                  docker run --rm image sh -c 'busybox id -u; exit 5' || echo $?";
+    let place = Place::new();
+    let ran = place.exec_with(["--timeout", "3m", "--shell", "sh {0}", script]).ended_with(0);
+    assert_eq!(
+        ran.stdout, " Storage Driver: overlay2\n Cgroup Version: 2\n67108864\n0\n5\n",
+        "{}",
+        ran.stderr
+    );
+}

@@ -52,6 +52,11 @@ pub mod have {
         program("linux.uml")
     }
 
+    /// Docker's daemon and its static companion, to be started inside a guest.
+    pub fn dockerd() -> Result<(), String> {
+        program("dockerd").and_then(|()| busybox())
+    }
+
     /// Running as an ordinary user.
     pub fn ordinary_user() -> Result<(), String> {
         if nix::unistd::geteuid().is_root() { Err("running as root".into()) } else { Ok(()) }
