@@ -166,8 +166,6 @@ impl Wanted<'_> {
         log.run(strip.arg("--strip-all").arg(&kernel), &mut |_| {})?;
         let probed = probe::probe(kernel.as_os_str(), &self.toolbox.path)
             .context("the kernel was built, but does not run")?;
-        let mut features = probed.features;
-        features.map_owner = has_map_owner(&area.tree);
         let (sha256, size) = sha256_of(&kernel)?;
         let record = Record {
             version: version.clone(),
@@ -181,7 +179,7 @@ impl Wanted<'_> {
             steps,
             size,
             sha256,
-            features,
+            features: probed.features,
         };
         let key = key(&version, &self.source.identity, &recipe, &self.compiler);
         let entry = host.cache.insert(&key, &kernel, &area.tree.join(".config"), record)?;
@@ -321,12 +319,6 @@ fn expected_steps(catalogue: &Catalogue, cache: &Cache, version: &str, profile: 
 fn read_uname(tree: &Path) -> Option<String> {
     let text = fs::read_to_string(tree.join("include/config/kernel.release")).ok()?;
     Some(text.trim().to_owned())
-}
-
-/// No question to the kernel tells its mount options, so its source is asked.
-fn has_map_owner(tree: &Path) -> bool {
-    fs::read_to_string(tree.join("fs/hostfs/hostfs_kern.c"))
-        .is_ok_and(|source| source.contains("\"map_owner\""))
 }
 
 fn check_space(cache: &Cache) -> Result<()> {

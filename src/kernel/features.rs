@@ -24,8 +24,6 @@ pub struct Features {
     pub overlay: bool,
     /// hostfs is built in.
     pub hostfs: bool,
-    /// hostfs takes `map_owner`: the host user's files are the guest root's.
-    pub map_owner: bool,
     /// tmpfs is built in.
     pub tmpfs: bool,
     /// devtmpfs is built in.
@@ -64,8 +62,6 @@ impl Features {
             ssl: built_in("SSL"),
             overlay: built_in("OVERLAY_FS"),
             hostfs: built_in("HOSTFS"),
-            // A mount option shows in neither; a build of ours looks at its source.
-            map_owner: false,
             tmpfs: built_in("TMPFS"),
             devtmpfs: built_in("DEVTMPFS"),
             initrd: built_in("BLK_DEV_INITRD"),
