@@ -15,6 +15,8 @@
 //! - [`plan`]: pure; from a request and the host's limits to what the machine gets, or a refusal.
 //! - [`exposure`]: which host paths the guest sees and may change.
 //! - [`machine`]: starts a machine and confines it. Nothing above knows which kind it is.
+//! - [`execns`]: a program in fresh namespaces at the moment of exec; how the namespaces machine
+//!   starts its init, and a call of its own.
 //! - [`session`]: the host's end of the protocol: boot, spawn, stream, signal, wait.
 //! - [`kernel`]: catalogue, build and cache of guest kernels.
 //! - [`detect`]: what the host gives us.
@@ -35,6 +37,7 @@
 pub mod cli;
 pub mod commands;
 pub mod detect;
+pub mod execns;
 pub mod exposure;
 pub mod kernel;
 pub mod machine;

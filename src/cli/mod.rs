@@ -1,6 +1,7 @@
 //! What may be typed. No I/O, no defaults that depend on the machine.
 
 pub mod exec;
+pub mod execns;
 pub mod kernel;
 mod values;
 
@@ -48,6 +49,8 @@ pub enum Command {
     Exec(exec::ExecArgs),
     /// Open an interactive root shell in a fresh guest
     Shell(exec::ShellArgs),
+    /// Execute a program in fresh namespaces, with every other file closed
+    Execns(execns::ExecnsArgs),
     /// Build, list, find and remove guest kernels
     Kernel(kernel::KernelArgs),
     /// Print shell completions

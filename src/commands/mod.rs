@@ -2,6 +2,7 @@
 //! other modules wired together.
 
 pub mod exec;
+pub mod execns;
 pub mod extras;
 pub mod kernel;
 mod messages;
@@ -102,6 +103,7 @@ fn dispatch(cli: &Cli, env: &Environment) -> Result<Status> {
     match &cli.command {
         Command::Exec(args) => exec::run(args, env),
         Command::Shell(args) => shell::run(args, env),
+        Command::Execns(args) => execns::run(args, env),
         Command::Kernel(args) => kernel::run(args, env),
         Command::Completions { shell } => extras::completions(*shell),
         Command::Man { directory } => extras::man_pages(directory),

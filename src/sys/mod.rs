@@ -1,6 +1,9 @@
 //! The system calls that need `unsafe`. Nothing else on the host side is `unsafe`.
 #![expect(unsafe_code, reason = "raw system calls; each block states why that call is sound")]
 
+pub mod namespaces;
+pub mod proxy;
+
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -215,6 +218,12 @@ pub fn reap(child: &Child) -> io::Result<Reaped> {
         status: std::os::unix::process::ExitStatusExt::from_raw(status),
         peak_rss_bytes: usage.ru_maxrss.unsigned_abs() * 1024,
     })
+}
+
+/// Whether a descriptor of this number is open.
+pub fn is_open(fd: RawFd) -> bool {
+    // SAFETY: a number that is not open is an error, not an access.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
 }
 
 /// The size of the terminal behind `fd`, if it is one.
