@@ -1,13 +1,14 @@
 //! A machine's temporary directory, which does not outlive it.
 //!
 //! Whoever uses a directory holds a lock on it. A directory with our name that nobody has locked
-//! was left by a run that was killed, and the next run removes it. A directory gets its final name
-//! only after it is locked, so that a new one is never mistaken for an abandoned one.
+//! was left by a run that was killed, and the next run removes it, holding the lock meanwhile. That
+//! may meet a directory between being made and being locked: its maker looks whether it is still
+//! there once it has the lock, and makes another if not.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
@@ -15,9 +16,6 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::Uid;
 
 const PREFIX: &str = "sekexe-";
-const UNLOCKED_PREFIX: &str = ".sekexe-";
-/// Between the creation and the locking of a directory lie microseconds.
-const CREATION: Duration = Duration::from_secs(60);
 /// Free space without which a machine's own files may not fit, in bytes.
 const MIN_FREE: u64 = 16 << 20;
 
@@ -58,14 +56,7 @@ impl RunDir {
                 MIN_FREE >> 20
             )));
         }
-        let made = tempfile::Builder::new().prefix(UNLOCKED_PREFIX).tempdir_in(place)?;
-        let lock = File::open(made.path())?;
-        lock.lock()?;
-        let name = made.path().file_name().unwrap_or_default().to_string_lossy();
-        let path = place.join(&name[1..]);
-        fs::rename(made.path(), &path)?;
-        // It has another name now, under which we remove it ourselves.
-        let _ = made.keep();
+        let (path, lock) = make_locked(place)?;
         // A full disk shows here rather than in the middle of the start.
         let created = Self { path, _lock: lock };
         fs::write(created.path.join("probe"), [0; 4096])?;
@@ -93,6 +84,21 @@ impl RunDir {
     }
 }
 
+fn make_locked(place: &Path) -> std::io::Result<(PathBuf, File)> {
+    loop {
+        let made = tempfile::Builder::new().prefix(PREFIX).tempdir_in(place)?;
+        let lock = match File::open(made.path()) {
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            opened => opened?,
+        };
+        lock.lock()?;
+        if made.path().exists() {
+            // From here on we remove it ourselves.
+            return Ok((made.keep(), lock));
+        }
+    }
+}
+
 /// What a file system has free for us; much, where it does not say.
 fn free_bytes(path: &Path) -> u64 {
     statfs(path).map_or(u64::MAX, |fs| fs.blocks_available() * fs.block_size().unsigned_abs())
@@ -108,22 +114,15 @@ impl Drop for RunDir {
 fn sweep(place: &Path) {
     let Ok(entries) = fs::read_dir(place) else { return };
     for entry in entries.flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let unlocked = name.starts_with(UNLOCKED_PREFIX);
-        if !unlocked && !name.starts_with(PREFIX) {
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
             continue;
         }
         let Ok(metadata) = fs::symlink_metadata(entry.path()) else { continue };
         if !metadata.is_dir() || metadata.uid() != Uid::effective().as_raw() {
             continue;
         }
-        let age = metadata.modified().ok().and_then(|then| SystemTime::now().duration_since(then).ok());
-        if unlocked && age.is_none_or(|age| age < CREATION) {
-            continue;
-        }
         let Ok(lock) = File::open(entry.path()) else { continue };
-        if !matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
+        if lock.try_lock().is_ok() {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
@@ -148,6 +147,23 @@ mod tests {
         let path = second.path().to_owned();
         drop(second);
         assert!(!path.exists() && alive.path().exists());
+    }
+
+    #[test]
+    fn runs_that_start_at_once_leave_each_other_their_directories() {
+        let place = tempfile::tempdir().unwrap();
+        let places = [place.path().to_owned()];
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        let made = RunDir::create(&places).unwrap();
+                        fs::write(made.path().join("file"), "ours").unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
     }
 
     #[test]
