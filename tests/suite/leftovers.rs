@@ -1,6 +1,5 @@
 //! Nothing stays behind, however a run ends: no process, no file.
 
-use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -9,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{Place, Ran, require};
+use crate::support::{Place, Ran, ready, require, send};
 
 /// How long the kernel may take to do away with processes that were killed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -105,22 +104,6 @@ fn a_run_killed_at_any_moment_leaves_nothing() {
 fn an_untrusted_run_killed_at_any_moment_leaves_nothing() {
     require!(uml);
     kill_at_random_moments(&["--untrusted"], 20, 0x2545_f491_4f6c_dd1d);
-}
-
-/// A running command that has said "ready", with what it has started.
-fn ready(place: &Place, options: &[&str], script: &str) -> (Child, BufReader<std::process::ChildStdout>) {
-    let mut command = place.sekexe(["exec"]);
-    command.args(options).arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let mut stdout = BufReader::new(child.stdout.take().unwrap());
-    let mut line = String::new();
-    stdout.read_line(&mut line).unwrap();
-    assert_eq!(line, "ready\n");
-    (child, stdout)
-}
-
-fn send(child: &Child, signal: Signal) {
-    kill(Pid::from_raw(child.id() as i32), signal).unwrap();
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! What every test needs: our program, a place of its own, and a word for what the machine must have.
 
 use std::ffi::OsStr;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::OnceLock;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 /// Skips the test, with the reason, where something is missing; fails it where
@@ -330,6 +332,24 @@ pub fn with_input(command: &mut Command, input: &[u8]) -> Ran {
     let output = child.wait_with_output().expect("our program ends");
     writer.join().expect("the writer ends");
     output.into()
+}
+
+/// A running command that has said "ready", so that its traps are set and its children run. Its
+/// standard input stays open until it is dropped.
+pub fn ready(place: &Place, options: &[&str], script: &str) -> (Child, BufReader<ChildStdout>) {
+    let mut command = place.sekexe(["exec"]);
+    command.args(options).arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("our program starts");
+    let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+    let mut line = String::new();
+    stdout.read_line(&mut line).expect("its first line");
+    assert_eq!(line, "ready\n");
+    (child, stdout)
+}
+
+/// Sends our program a signal.
+pub fn send(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id().cast_signed()), signal).expect("it is alive");
 }
 
 /// The numbers of all processes.
