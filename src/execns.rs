@@ -97,12 +97,7 @@ impl From<(Stage, io::Error)> for Failure {
 ///
 /// [`Failure::errno`] is that of `clone3(2)` (`EPERM`, `ENOSPC`, `EINVAL` where the kernel has no
 /// such namespace), of writing the maps, or of `execve(2)`.
-pub fn execns(
-    flags: Flags,
-    path: &CStr,
-    argv: &[CString],
-    envp: &[CString],
-) -> Result<Infallible, Failure> {
+pub fn execns(flags: Flags, path: &CStr, argv: &[CString], envp: &[CString]) -> Result<Infallible, Failure> {
     execns_keeping(&[], flags, path, argv, envp)
 }
 

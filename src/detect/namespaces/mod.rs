@@ -1,0 +1,304 @@
+//! Which namespaces we may enter, and whether a root can be built in them.
+//!
+//! Found out by doing in a child, within a few milliseconds, what the namespaces machine will do.
+//! A refusal says who refuses ([`diagnosis`]): the same `EPERM` may come from a sysctl, a security
+//! module, a container's filter or a chroot, and each has another remedy.
+
+mod diagnosis;
+mod remembered;
+mod surroundings;
+
+use std::cell::OnceCell;
+use std::ffi::{CString, OsStr};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::mount::MsFlags;
+use nix::sched::CloneFlags;
+use nix::unistd::{Gid, Uid};
+use serde::Serialize;
+
+use super::{Support, subordinate};
+use crate::sys::probe::{Call, Tried, attempt};
+use diagnosis::Asked;
+pub use remembered::probe_cached;
+use surroundings::Surroundings;
+
+/// A child that takes longer than this is stuck.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Not in nix: the flag came after the 32 bits of `clone` were full.
+const CLONE_NEWTIME: CloneFlags = CloneFlags::from_bits_retain(nix::libc::CLONE_NEWTIME);
+/// Written to a file and read back.
+const WORD: &[u8] = b"sekexe";
+
+/// By what right namespaces are entered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Privilege {
+    /// A user namespace of our own, in which we are root: what an ordinary user has, and root too
+    /// where the host allows it.
+    UserNamespace,
+    /// `CAP_SYS_ADMIN` where we are, and no user namespace.
+    RealRoot,
+    /// None.
+    None,
+}
+
+/// What the host lets us do with namespaces.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Namespaces {
+    /// By what right the others are had.
+    pub privilege: Privilege,
+    /// A user namespace of our own with our user and group mapped to root.
+    pub user: Support,
+    /// A mount namespace, and a tmpfs mounted in it.
+    pub mount: Support,
+    /// A process-id namespace.
+    pub pid: Support,
+    /// A network namespace with its loopback interface up.
+    pub network: Support,
+    /// A namespace of System V IPC and POSIX message queues.
+    pub ipc: Support,
+    /// A host name of our own.
+    pub uts: Support,
+    /// A view of control groups of our own.
+    pub cgroup: Support,
+    /// Monotonic clocks of our own.
+    pub time: Support,
+    /// An overlay of a host directory and a tmpfs, written and read through.
+    pub overlay: Support,
+    /// A new `/proc` for the new process-id namespace.
+    pub proc: Support,
+    /// A second user and mount namespace inside, which locks the mounts of the first.
+    pub nested: Support,
+    /// `newuidmap`, `newgidmap` and a range of ids for us: found, not used.
+    pub subordinate_ids: Support,
+}
+
+/// Tries everything. `path` is where programs are looked for.
+pub fn probe(path: &OsStr) -> Namespaces {
+    let arguments = Arguments::new();
+    let subordinate_ids = subordinate::probe(path);
+    let found = arguments.attempt(Privilege::UserNamespace).judge(subordinate_ids.clone());
+    if found.privilege == Privilege::UserNamespace || !Surroundings::has_admin_capability() {
+        return found;
+    }
+    match arguments.attempt(Privilege::RealRoot).judge(subordinate_ids) {
+        as_root if as_root.privilege == Privilege::RealRoot => Namespaces { user: found.user, ..as_root },
+        _ => found,
+    }
+}
+
+/// Places of the lists of calls.
+mod list {
+    pub const USER: usize = 0;
+    pub const MOUNT: usize = 1;
+    pub const NETWORK: usize = 2;
+    pub const IPC: usize = 3;
+    pub const UTS: usize = 4;
+    pub const CGROUP: usize = 5;
+    pub const TIME: usize = 6;
+    pub const OVERLAY: usize = 7;
+    pub const PID: usize = 8;
+    pub const PROC: usize = 9;
+    pub const NESTED: usize = 10;
+}
+
+/// What must not be composed in the child.
+struct Arguments {
+    uid_map: String,
+    gid_map: String,
+    stage: CString,
+    overlay: Overlay,
+}
+
+struct Overlay {
+    lower: CString,
+    upper: CString,
+    work: CString,
+    merged: CString,
+    file: CString,
+    options: CString,
+}
+
+impl Arguments {
+    fn new() -> Self {
+        let directory = |dir: &&str| Path::new(dir).symlink_metadata().is_ok_and(|found| found.is_dir());
+        // Covered by a tmpfs, in a mount namespace that ends with the child.
+        let stage = ["/tmp", "/var/tmp", "/mnt", "/run"].into_iter().find(directory).unwrap_or("/dev");
+        // A directory of the host's, if there is one on which nothing is mounted.
+        let lower = ["/usr", "/opt", "/bin", "/home"].into_iter().find(directory);
+        let text = |text: String| CString::new(text).unwrap_or_default();
+        let below = |name: &str| text(format!("{stage}/{name}"));
+        Self {
+            uid_map: format!("0 {} 1", Uid::effective()),
+            gid_map: format!("0 {} 1", Gid::effective()),
+            stage: text(stage.to_owned()),
+            overlay: Overlay {
+                lower: below("lower"),
+                upper: below("upper"),
+                work: below("work"),
+                merged: below("merged"),
+                file: below("merged/.sekexe-probe"),
+                options: text(format!(
+                    "lowerdir={},upperdir={stage}/upper,workdir={stage}/work,userxattr",
+                    lower.map_or_else(|| format!("{stage}/lower"), str::to_owned),
+                )),
+            },
+        }
+    }
+
+    fn attempt(&self, privilege: Privilege) -> Attempt {
+        let stage = self.stage.as_c_str();
+        let mount = |kind, flags| Call::Mount { kind, at: stage, flags, data: c"" };
+        let private =
+            Call::Mount { kind: c"none", at: c"/", flags: MsFlags::MS_REC | MsFlags::MS_PRIVATE, data: c"" };
+        let hardened = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        let overlay = &self.overlay;
+        let user: &[Call<'_>] = match privilege {
+            Privilege::RealRoot => &[],
+            _ => &[
+                Call::Unshare(CloneFlags::CLONE_NEWUSER),
+                Call::Write(c"/proc/self/setgroups", b"deny"),
+                Call::Write(c"/proc/self/uid_map", self.uid_map.as_bytes()),
+                Call::Write(c"/proc/self/gid_map", self.gid_map.as_bytes()),
+            ],
+        };
+        let mut lists: [&[Call<'_>]; list::NESTED + 1] = [&[]; list::NESTED + 1];
+        lists[list::USER] = user;
+        let mounts = [Call::Unshare(CloneFlags::CLONE_NEWNS), private, mount(c"tmpfs", hardened)];
+        lists[list::MOUNT] = &mounts;
+        lists[list::NETWORK] = &[Call::Unshare(CloneFlags::CLONE_NEWNET), Call::RaiseLoopback];
+        lists[list::IPC] = &[Call::Unshare(CloneFlags::CLONE_NEWIPC)];
+        lists[list::UTS] = &[Call::Unshare(CloneFlags::CLONE_NEWUTS), Call::SetHostname(WORD)];
+        lists[list::CGROUP] = &[Call::Unshare(CloneFlags::CLONE_NEWCGROUP)];
+        lists[list::TIME] = &[Call::Unshare(CLONE_NEWTIME)];
+        let layers = [
+            Call::After(list::MOUNT),
+            Call::MakeDirectory(&overlay.lower),
+            Call::MakeDirectory(&overlay.upper),
+            Call::MakeDirectory(&overlay.work),
+            Call::MakeDirectory(&overlay.merged),
+            Call::Mount { kind: c"overlay", at: &overlay.merged, flags: hardened, data: &overlay.options },
+            Call::Create(&overlay.file, WORD),
+            Call::Expect(&overlay.file, WORD),
+        ];
+        lists[list::OVERLAY] = &layers;
+        lists[list::PID] = &[Call::Unshare(CloneFlags::CLONE_NEWPID), Call::Descend];
+        let proc =
+            [Call::After(list::MOUNT), Call::After(list::PID), mount(c"proc", hardened | MsFlags::MS_NOEXEC)];
+        lists[list::PROC] = &proc;
+        // Last, because nothing of the first namespace can be changed from the second.
+        let nested = [
+            Call::After(list::USER),
+            Call::After(list::MOUNT),
+            Call::Unshare(CloneFlags::CLONE_NEWUSER.union(CloneFlags::CLONE_NEWNS)),
+            Call::Write(c"/proc/self/setgroups", b"deny"),
+            Call::Write(c"/proc/self/uid_map", b"0 0 1"),
+            Call::Write(c"/proc/self/gid_map", b"0 0 1"),
+        ];
+        lists[list::NESTED] = &nested;
+        let tried = attempt(&lists, DEADLINE);
+        Attempt { privilege, tried: tried.map_err(|error| error.to_string()) }
+    }
+}
+
+/// What the child reported.
+struct Attempt {
+    privilege: Privilege,
+    tried: Result<Vec<Tried>, String>,
+}
+
+impl Attempt {
+    fn judge(&self, subordinate_ids: Support) -> Namespaces {
+        // Read only where something was refused, and once.
+        let surroundings = OnceCell::new();
+        let explain =
+            |asked, tried| diagnosis::explain(asked, tried, surroundings.get_or_init(Surroundings::read));
+        let support = |list: usize, asked: Asked| match &self.tried {
+            Err(error) => Support::no(format!("no process could be created: {error}"), None),
+            Ok(tried) if tried[list] == Tried::Done => Support::Yes,
+            Ok(tried) => Support::No(match missing(tried, list) {
+                Some((list, needed)) => diagnosis::takes(needed, &explain(needed, tried[list])),
+                None => explain(asked, tried[list]),
+            }),
+        };
+        let user = support(list::USER, Asked::UserNamespace);
+        let mount = support(list::MOUNT, Asked::Mount);
+        let privilege = if user.is_yes() && mount.is_yes() { self.privilege } else { Privilege::None };
+        Namespaces {
+            privilege,
+            pid: support(list::PID, Asked::Namespace("pid")),
+            network: support(list::NETWORK, Asked::Namespace("network")),
+            ipc: support(list::IPC, Asked::Namespace("ipc")),
+            uts: support(list::UTS, Asked::Namespace("uts")),
+            cgroup: support(list::CGROUP, Asked::Namespace("cgroup")),
+            time: support(list::TIME, Asked::Namespace("time")),
+            overlay: support(list::OVERLAY, Asked::Overlay),
+            proc: support(list::PROC, Asked::Proc),
+            nested: support(list::NESTED, Asked::Nested),
+            subordinate_ids,
+            user,
+            mount,
+        }
+    }
+}
+
+/// What was refused before, and without which this list could not be done.
+fn missing(tried: &[Tried], list: usize) -> Option<(usize, Asked)> {
+    let needs = [
+        (list::USER, Asked::UserNamespace),
+        (list::MOUNT, Asked::Mount),
+        (list::PID, Asked::Namespace("pid")),
+    ];
+    let mut missing =
+        needs.into_iter().filter(|(needed, _)| *needed != list && tried[*needed] != Tried::Done);
+    match tried[list] {
+        Tried::Refused { errno: Errno::ECANCELED, .. } => missing.next(),
+        Tried::Refused { errno: Errno::EPERM, .. } => {
+            missing.next().filter(|(needed, _)| *needed == list::USER)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Done here by the program that everybody has for it.
+    fn unshare(flags: &[&str]) -> bool {
+        let mut command = std::process::Command::new("unshare");
+        let output = command.args(["--user", "--map-root-user"]).args(flags).arg("true").output();
+        output.is_ok_and(|output| output.status.success())
+    }
+
+    #[test]
+    fn the_answer_is_that_of_unshare() {
+        let found = probe(OsStr::new("/usr/bin"));
+        for (support, flags) in [
+            (&found.user, &[][..]),
+            (&found.mount, &["--mount"]),
+            (&found.pid, &["--pid", "--fork"]),
+            (&found.proc, &["--pid", "--fork", "--mount", "--mount-proc"]),
+            (&found.network, &["--net"]),
+            (&found.ipc, &["--ipc"]),
+            (&found.uts, &["--uts"]),
+            (&found.cgroup, &["--cgroup"]),
+            (&found.time, &["--time"]),
+        ] {
+            assert_eq!(support.is_yes(), unshare(flags), "{flags:?}: {support:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_of_the_trial_stays() {
+        let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let name = || nix::unistd::gethostname().unwrap();
+        let before = (mounts(), name());
+        probe(OsStr::new(""));
+        assert_eq!((mounts(), name()), before);
+        assert!(!Path::new("/tmp/merged").exists());
+    }
+}
