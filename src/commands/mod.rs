@@ -4,6 +4,7 @@
 pub mod exec;
 pub mod execns;
 pub mod extras;
+mod job;
 pub mod kernel;
 mod messages;
 mod progress;

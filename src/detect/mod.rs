@@ -7,5 +7,5 @@ pub mod subordinate;
 mod support;
 
 pub use limits::Limits;
-pub use namespaces::Namespaces;
+pub use namespaces::{Namespaces, Privilege};
 pub use support::{Denial, Support};

@@ -90,6 +90,33 @@ pub fn probe(path: &OsStr) -> Namespaces {
     }
 }
 
+/// Whether we have `CAP_SYS_ADMIN` where we are.
+pub fn has_admin_capability() -> bool {
+    Surroundings::has_admin_capability()
+}
+
+impl Namespaces {
+    /// For who will not use any, and so need not know.
+    pub fn not_asked() -> Self {
+        let no = || Support::no("it was not asked for", None);
+        Self {
+            privilege: Privilege::None,
+            user: no(),
+            mount: no(),
+            pid: no(),
+            network: no(),
+            ipc: no(),
+            uts: no(),
+            cgroup: no(),
+            time: no(),
+            overlay: no(),
+            proc: no(),
+            nested: no(),
+            subordinate_ids: no(),
+        }
+    }
+}
+
 /// Places of the lists of calls.
 mod list {
     pub const USER: usize = 0;
