@@ -125,8 +125,6 @@ pub fn execns_keeping(
         stdio: None,
         keep,
         detached: false,
-        confined: false,
-        cpus: &[],
         ruleset: None,
         group: None,
     };

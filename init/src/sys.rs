@@ -3,12 +3,10 @@
 //! Nothing else in this program is `unsafe`.
 #![expect(unsafe_code, reason = "raw system calls; each block states why that call is sound")]
 
-pub mod mounts;
-
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
@@ -18,26 +16,18 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sys::reboot::{RebootMode, reboot};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::{ForkResult, Pid, pipe2, read};
+use nix::unistd::{pipe2, read};
 use sekexe_init::protocol::WindowSize;
 
-/// Switches a guest off. Never returns.
+/// Switches the machine off. Never returns.
 pub fn power_off() -> ! {
     nix::unistd::sync();
     let _ = reboot(RebootMode::RB_POWER_OFF);
     loop {
         nix::unistd::pause();
     }
-}
-
-/// Takes over a descriptor that this process was started with, and that nothing else in it uses.
-pub fn adopt(fd: RawFd) -> nix::Result<OwnedFd> {
-    // SAFETY: a number that is not open is an error, not an access.
-    Errno::result(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
-    // SAFETY: it is open, and by the contract of this function ours alone.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// `uname -r`.
@@ -59,13 +49,7 @@ pub fn load_module(file: &File) -> nix::Result<()> {
 
 /// What every command starts with, as systemd sets it: few descriptors by default, many on request.
 pub fn set_default_limits() {
-    if setrlimit(Resource::RLIMIT_NOFILE, 1024, 1 << 20).is_ok() {
-        return;
-    }
-    // The host's limit is lower, and only its root could raise that.
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(1024), hard);
-    }
+    let _ = setrlimit(Resource::RLIMIT_NOFILE, 1024, 1 << 20);
 }
 
 /// Switches swapping to `device` on.
@@ -76,11 +60,13 @@ pub fn swap_on(device: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Sets an extended attribute.
-pub fn set_attribute(at: &Path, name: &CStr, value: &[u8]) -> Result<()> {
-    let at = CString::new(at.as_os_str().as_bytes())?;
+/// Makes overlayfs hide what the lower layers have in this directory.
+pub fn mark_opaque(directory: &Path) -> Result<()> {
+    let directory = CString::new(directory.as_os_str().as_bytes())?;
+    let (name, value) = (c"trusted.overlay.opaque", b"y");
     // SAFETY: both strings are NUL-terminated and `value` is as long as said.
-    let done = unsafe { libc::setxattr(at.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    let done =
+        unsafe { libc::setxattr(directory.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     Errno::result(done)?;
     Ok(())
 }
@@ -114,46 +100,6 @@ pub fn set_window_size(fd: BorrowedFd<'_>, size: WindowSize) -> nix::Result<()> 
 /// The kernel's form of a window size.
 pub fn winsize(size: WindowSize) -> libc::winsize {
     libc::winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 }
-}
-
-/// Limits what programs that are executed from now on may have to these capabilities.
-pub fn limit_capabilities(kept: &[u64]) -> nix::Result<()> {
-    for capability in 0..64 {
-        if kept.contains(&capability) {
-            continue;
-        }
-        // SAFETY: plain system call with numbers only.
-        match Errno::result(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) }) {
-            Ok(_) => {}
-            // Above the last one that the kernel knows.
-            Err(Errno::EINVAL) => break,
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
-}
-
-/// Installs a seccomp filter on this process and all that it starts from now on.
-pub fn install_filter(filter: &[libc::sock_filter]) -> nix::Result<()> {
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
-    // SAFETY: the program is as long as said, and the kernel only reads it.
-    let done = unsafe {
-        libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, ptr::from_ref(&program), 0, 0)
-    };
-    Errno::result(done).map(drop)
-}
-
-/// Starts a process that does this work, ends with 0 if it succeeded, and with 1 otherwise.
-pub fn fork_helper(work: impl FnOnce() -> bool) -> nix::Result<Pid> {
-    // SAFETY: this process has one thread, so its child may do anything.
-    match unsafe { nix::unistd::fork() }? {
-        ForkResult::Parent { child } => Ok(child),
-        ForkResult::Child => {
-            let status = i32::from(!work());
-            // SAFETY: runs no code of this process.
-            unsafe { libc::_exit(status) }
-        }
-    }
 }
 
 /// A process that ended.
@@ -190,8 +136,8 @@ pub struct Exec<'a> {
     pub uid: u32,
     /// See `uid`.
     pub gid: u32,
-    /// See `uid`; nothing where groups cannot be changed.
-    pub groups: Option<&'a [u32]>,
+    /// See `uid`.
+    pub groups: &'a [u32],
     /// What becomes descriptors 0, 1 and 2.
     pub stdio: [BorrowedFd<'a>; 3],
     /// Whether descriptor 0 becomes the controlling terminal.
@@ -285,9 +231,7 @@ fn become_command(
                 check(libc::dup2(source.as_raw_fd(), target), Stage::Streams)?;
             }
             libc::umask(0o022);
-            if let Some(groups) = exec.groups {
-                check(libc::setgroups(groups.len(), groups.as_ptr()), Stage::User)?;
-            }
+            check(libc::setgroups(exec.groups.len(), exec.groups.as_ptr()), Stage::User)?;
             check(libc::setgid(exec.gid), Stage::User)?;
             check(libc::setuid(exec.uid), Stage::User)?;
             check(libc::chdir(exec.workdir.as_ptr()), Stage::Workdir)

@@ -1,14 +1,22 @@
-//! What a guest gets: memory, CPUs, swap, limits. Pure.
+//! From what was asked and what the host gives to what the machine gets. Pure: data in, data out.
+//!
+//! A wish that cannot be met is refused with the reason and something to try; nothing is silently
+//! made smaller.
 
-use super::{GIB, MAX_TASKS, MIB, MIN_MEMORY, Refusal, Request, check_memory};
+use std::fmt;
+
 use crate::detect::Limits;
 use crate::kernel::Features;
 
+/// Smallest guest that boots and runs a shell.
+pub const MIN_MEMORY: u64 = 64 * MIB;
 /// Guest memory where nothing else is asked for. Every GiB costs 16 MiB of host memory at once,
 /// for the guest's page descriptors; more can be had from swap.
 pub const DEFAULT_MEMORY: u64 = 768 * MIB;
 /// Most swap that a guest gets by default.
 const DEFAULT_SWAP: u64 = 8 * GIB;
+/// Most tasks in a guest where the host's limits allow it.
+const MAX_TASKS: u32 = 16_384;
 /// Descriptors that the guest's kernel needs for itself, idle hostfs files included.
 const KERNEL_FILES: u64 = 600;
 /// Descriptors of the guest's kernel for each guest process.
@@ -18,6 +26,20 @@ const FILES_PER_TASK: u64 = 2;
 const TASK_MEMORY: u64 = 128 << 10;
 /// Processes of the guest's kernel itself, and some of the user's that run anyway.
 const SPARE_PROCESSES: u64 = 32;
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// What the user asked for; `None` where they did not say.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// Guest memory in bytes.
+    pub memory: Option<u64>,
+    /// Virtual CPUs.
+    pub cpus: Option<u32>,
+    /// Whether guest programs are not trusted to stay out of the guest's kernel.
+    pub untrusted: bool,
+}
 
 /// What the machine gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +59,21 @@ pub struct Plan {
     /// Most tasks in the guest.
     pub max_tasks: u32,
 }
+
+/// Why a request cannot be met.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    what: String,
+    remedy: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.what, self.remedy)
+    }
+}
+
+impl std::error::Error for Refusal {}
 
 /// Refuses what no kernel could give, before one is built for it.
 pub fn check(request: &Request, limits: &Limits) -> Result<(), Refusal> {
@@ -73,11 +110,23 @@ pub fn plan(
 }
 
 fn memory(request: &Request, limits: &Limits) -> Result<u64, Refusal> {
+    let refuse = |what: String, remedy: String| Err(Refusal { what, remedy });
     let Some(asked) = request.memory else {
         let half = (limits.available_bytes / 2 / MIB * MIB).max(MIN_MEMORY);
         return Ok(DEFAULT_MEMORY.min(half));
     };
-    check_memory(Some(asked), limits)?;
+    if asked < MIN_MEMORY {
+        return refuse(
+            format!("--memory {}: a guest needs at least {}", size(asked), size(MIN_MEMORY)),
+            "try --memory 1G".into(),
+        );
+    }
+    if asked > limits.memory_bytes {
+        return refuse(
+            format!("--memory {}: this machine has {}", size(asked), size(limits.memory_bytes)),
+            format!("try --memory {}", size(limits.memory_bytes / 2)),
+        );
+    }
     Ok(asked / MIB * MIB)
 }
 
@@ -87,17 +136,18 @@ fn cpus(request: &Request, limits: &Limits, features: &Features, seccomp: bool) 
     let most = if smp { allowed.min(64) } else { 1 };
     match request.cpus {
         None => Ok(most),
-        Some(0) => Err(Refusal::new(
-            "--cpus 0: a guest needs at least one CPU",
-            format!("leave --cpus out for {most}"),
-        )),
-        Some(n) if n > 1 && !smp => Err(Refusal::new(
-            format!("--cpus {n}: this guest kernel has one CPU in this mode"),
-            "leave --cpus and --untrusted out, or choose --kernel 7.3",
-        )),
-        Some(n) if n > most => {
-            Err(Refusal::new(format!("--cpus {n}: {most} may be used here"), format!("try --cpus {most}")))
-        }
+        Some(0) => Err(Refusal {
+            what: "--cpus 0: a guest needs at least one CPU".into(),
+            remedy: format!("leave --cpus out for {most}"),
+        }),
+        Some(n) if n > 1 && !smp => Err(Refusal {
+            what: format!("--cpus {n}: this guest kernel has one CPU in this mode"),
+            remedy: "leave --cpus and --untrusted out, or choose --kernel 7.3".into(),
+        }),
+        Some(n) if n > most => Err(Refusal {
+            what: format!("--cpus {n}: {most} may be used here"),
+            remedy: format!("try --cpus {most}"),
+        }),
         Some(n) => Ok(n),
     }
 }
@@ -109,16 +159,27 @@ fn max_tasks(limits: &Limits) -> Result<u32, Refusal> {
     let by_processes = limits.processes.saturating_sub(SPARE_PROCESSES);
     let most = by_files.min(by_processes).min(MAX_TASKS.into());
     if most < 16 {
-        return Err(Refusal::new(
-            format!(
+        return Err(Refusal {
+            what: format!(
                 "a guest needs a host process and {FILES_PER_TASK} files for each of its own processes; the limits here \
                  are {} processes and {} open files",
                 limits.processes, limits.open_files
             ),
-            "raise them with `ulimit -u` and `ulimit -n`",
-        ));
+            remedy: "raise them with `ulimit -u` and `ulimit -n`".into(),
+        });
     }
     Ok(most as u32)
+}
+
+/// A size for people, exact where it is a whole number of units.
+pub fn size(bytes: u64) -> String {
+    let (unit, name) = match bytes {
+        b if b >= GIB && b % GIB == 0 => (GIB, "G"),
+        b if b >= MIB => (MIB, "M"),
+        b if b >= 1 << 10 => (1 << 10, "K"),
+        _ => (1, " bytes"),
+    };
+    format!("{}{name}", bytes / unit)
 }
 
 #[cfg(test)]
@@ -179,10 +240,10 @@ mod tests {
     #[test]
     fn wishes_that_cannot_be_met_are_refused_with_a_remedy() {
         let ask = |memory, cpus, features: &Features| {
-            decide(&Request { memory, cpus, ..Request::default() }, &limits(), features).unwrap_err()
+            decide(&Request { memory, cpus, untrusted: false }, &limits(), features).unwrap_err()
         };
-        insta::assert_snapshot!(ask(Some(1024), None, &modern()), @"--memory 1K: a machine needs at least 64M; try --memory 1G");
-        insta::assert_snapshot!(ask(Some(64 * GIB), None, &modern()), @"--memory 64G: this host has 16G; try --memory 8G");
+        insta::assert_snapshot!(ask(Some(1024), None, &modern()), @"--memory 1K: a guest needs at least 64M; try --memory 1G");
+        insta::assert_snapshot!(ask(Some(64 * GIB), None, &modern()), @"--memory 64G: this machine has 16G; try --memory 8G");
         insta::assert_snapshot!(ask(None, Some(0), &modern()), @"--cpus 0: a guest needs at least one CPU; leave --cpus out for 2");
         insta::assert_snapshot!(ask(None, Some(3), &modern()), @"--cpus 3: 2 may be used here; try --cpus 2");
         insta::assert_snapshot!(ask(None, Some(2), &Features::default()), @"--cpus 2: this guest kernel has one CPU in this mode; leave --cpus and --untrusted out, or choose --kernel 7.3");

@@ -1,4 +1,4 @@
-//! Finds what the machine's root must show differently from the host's: files that the host user may
+//! Finds what the guest's root must show differently from the host's: files that the host user may
 //! not read, and files that are hidden.
 //!
 //! Guest root meets the host's permissions, not the guest's: `/etc/shadow`, `/root`, package
@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::AT_FDCWD;
-use nix::unistd::{AccessFlags, faccessat};
+use nix::unistd::{AccessFlags, Uid, faccessat};
 use sekexe_init::protocol::{ByteBuf, Shadow, ShadowKind};
 
 /// Where to look and how deep.
@@ -24,11 +24,10 @@ const PLACES: [(&str, usize); 7] =
 const PASSED_OVER: [&str; 9] =
     ["proc", "sys", "dev", "run", "tmp", "mnt", "lost+found", "var/tmp", "var/lib/dpkg/info"];
 
-/// Everything to shadow below `rootfs`, parents before children. `hidden` are absolute host paths;
-/// `unreadable` says whether what we may not read shall be shadowed as well.
-pub fn find(rootfs: &Path, hidden: &[PathBuf], unreadable: bool) -> Vec<Shadow> {
+/// Everything to shadow below `rootfs`, parents before children. `hidden` are absolute host paths.
+pub fn find(rootfs: &Path, hidden: &[PathBuf]) -> Vec<Shadow> {
     let mut found = Vec::new();
-    if unreadable {
+    if !Uid::effective().is_root() {
         for (place, depth) in PLACES {
             search(rootfs, &rootfs.join(place), depth, &mut found);
         }
