@@ -125,6 +125,8 @@ pub fn execns_keeping(
         stdio: None,
         keep,
         detached: false,
+        confined: false,
+        cpus: &[],
         ruleset: None,
         group: None,
     };

@@ -1,16 +1,17 @@
 //! How a run ended: as an exit status, as a line for people, as a result file for programs.
 
+use std::fmt;
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use sekexe_init::protocol::{Outcome, Usage};
+use sekexe_init::protocol::{Outcome, Seal, Usage};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::machine::{Confinement, Ended};
-use crate::plan::Plan;
+use crate::machine::{Confinement, Ended, Kind};
+use crate::plan::{FallBack, guest, namespaces, size};
 use crate::session::{GuestInfo, status_of_signal};
 
 /// Exit statuses of our own; every other one is the command's.
@@ -39,18 +40,113 @@ pub struct Run<'a> {
     pub command_time: Duration,
     /// From our start to now.
     pub total_time: Duration,
-    /// What the machine got.
-    pub plan: &'a Plan,
-    /// The kernel's file.
-    pub kernel: &'a Path,
-    /// What the guest said of itself.
-    pub guest: &'a GuestInfo,
+    /// What the machine was and got.
+    pub facts: &'a MachineFacts,
+    /// The guest kernel's file.
+    pub kernel: Option<&'a Path>,
+    /// What the machine said of itself.
+    pub machine: &'a GuestInfo,
     /// What was enforced.
     pub confinement: &'a Confinement,
     /// How the machine ended, if that is known.
-    pub machine: Option<Ended>,
+    pub machine_end: Option<Ended>,
     /// What the user should know.
     pub warnings: &'a [String],
+}
+
+/// What a machine was and got, and why it was this one. Sizes in bytes.
+#[derive(Debug, Clone, Serialize)]
+pub struct MachineFacts {
+    /// Which kind.
+    pub kind: Kind,
+    /// Why this one.
+    pub reason: String,
+    /// What was missing for a faster one.
+    pub fall_back: Option<String>,
+    /// CPUs, where they were limited.
+    pub cpus: Option<u32>,
+    /// Memory, where it was limited.
+    pub memory_bytes: Option<u64>,
+    /// Swap behind it.
+    pub swap_bytes: Option<u64>,
+    /// What may be written and is thrown away.
+    pub writable_bytes: Option<u64>,
+    /// Most tasks.
+    pub max_tasks: Option<u32>,
+    /// What catches system calls: the host's kernel itself, or a guest kernel by seccomp or ptrace.
+    pub system_calls: &'static str,
+    /// What keeps commands from undoing the machine's mounts.
+    pub seal: Option<&'static str>,
+}
+
+impl MachineFacts {
+    /// Of a guest.
+    pub fn of_guest(plan: &guest::Plan, reason: &str, fall_back: Option<&FallBack>) -> Self {
+        Self {
+            fall_back: fall_back.map(|fall_back| fall_back.missing.clone()),
+            cpus: Some(plan.cpus),
+            memory_bytes: Some(plan.memory),
+            swap_bytes: Some(plan.swap),
+            writable_bytes: Some(plan.writable),
+            max_tasks: Some(plan.max_tasks),
+            system_calls: if plan.seccomp { "seccomp" } else { "ptrace" },
+            ..Self::of(Kind::Uml, reason)
+        }
+    }
+
+    /// Of namespaces.
+    pub fn of_namespaces(plan: &namespaces::Plan, reason: &str) -> Self {
+        Self {
+            cpus: (!plan.pin.is_empty()).then_some(plan.pin.len() as u32),
+            memory_bytes: plan.memory,
+            writable_bytes: Some(plan.writable),
+            max_tasks: Some(plan.max_tasks),
+            seal: match plan.seal {
+                Seal::Open => None,
+                Seal::UserNamespace => Some("user-namespace"),
+                Seal::Capabilities => Some("capabilities"),
+            },
+            ..Self::of(Kind::Namespaces, reason)
+        }
+    }
+
+    /// Of no machine at all.
+    pub fn of_nothing(reason: &str) -> Self {
+        Self::of(Kind::None, reason)
+    }
+
+    fn of(kind: Kind, reason: &str) -> Self {
+        Self {
+            kind,
+            reason: reason.to_owned(),
+            fall_back: None,
+            cpus: None,
+            memory_bytes: None,
+            swap_bytes: None,
+            writable_bytes: None,
+            max_tasks: None,
+            system_calls: "native",
+            seal: None,
+        }
+    }
+}
+
+impl fmt::Display for MachineFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sizes = [
+            (self.memory_bytes, "memory"),
+            (self.swap_bytes, "swap"),
+            (self.writable_bytes, "to write and throw away"),
+        ];
+        f.write_str(match self.kind {
+            Kind::Uml => "guest kernel",
+            Kind::Namespaces => "namespaces",
+            Kind::None => "no machine",
+        })?;
+        self.cpus.iter().try_for_each(|cpus| write!(f, ", {cpus} CPU(s)"))?;
+        let known = sizes.into_iter().filter_map(|(bytes, name)| Some((bytes?, name)));
+        known.into_iter().try_for_each(|(bytes, name)| write!(f, ", {} {name}", size(bytes)))
+    }
 }
 
 /// The exit status that stands for an outcome.
@@ -74,7 +170,7 @@ pub fn line(outcome: &Outcome, usage: &Usage) -> Option<String> {
         Outcome::Exited(code) => format!("the command exited with status {code}"),
         Outcome::Signalled(signal) => format!("the command was ended by {}", signal_name(*signal)),
         Outcome::OutOfMemory(_) => {
-            "the command ran out of memory: the guest's kernel killed it; try a larger --memory".into()
+            "the command ran out of memory: the kernel killed it; try a larger --memory".into()
         }
         Outcome::TimedOut => "the command did not end in time and was killed (--timeout)".into(),
         Outcome::NeverStarted(failure) => {
@@ -86,15 +182,15 @@ pub fn line(outcome: &Outcome, usage: &Usage) -> Option<String> {
     };
     Some(match usage.task_limit_hits {
         0 => line,
-        n => format!("{line}; {n} times a process could not be created because of the guest's limit"),
+        n => format!("{line}; {n} times a process could not be created because of the machine's limit"),
     })
 }
 
 /// What to try, where that follows from what was being done.
 fn remedy(stage: &str) -> &'static str {
     match stage {
-        "workdir" => "; name a directory that the guest has with --workdir",
-        "user" => "; name a user of the guest, or a number, with --user",
+        "workdir" => "; name a directory that the machine has with --workdir",
+        "user" => "; name a user of the machine, or a number, with --user",
         "fork" => "; give it more with --memory, or raise `ulimit -u` and `ulimit -n`",
         "boot deadline" => "; try a larger --boot-timeout, or another --kernel",
         _ => "",
@@ -114,28 +210,23 @@ pub fn result(run: &Run<'_>) -> Value {
         "layout": LAYOUT,
         "outcome": outcome(run.outcome),
         "exit_status": exit_status(run.outcome),
-        "machine": {
-            "kind": "uml",
-            "cpus": run.plan.cpus,
-            "memory_bytes": run.plan.memory,
-            "swap_bytes": run.plan.swap,
-            "writable_bytes": run.plan.writable,
-            "max_tasks": run.plan.max_tasks,
-            "system_calls": if run.plan.seccomp { "seccomp" } else { "ptrace" },
+        "machine": run.facts,
+        "kernel": {
+            "path": run.kernel.map(|path| path.display().to_string()),
+            "release": run.machine.release,
         },
-        "kernel": { "path": run.kernel.display().to_string(), "release": run.guest.release },
         "confinement": run.confinement,
         "times": {
             "total_ms": milliseconds(run.total_time),
-            "guest_boot_ms": milliseconds(run.guest.boot_time),
-            "ready_ms": milliseconds(run.guest.ready_after),
+            "guest_boot_ms": run.kernel.map(|_| milliseconds(run.machine.boot_time)),
+            "ready_ms": milliseconds(run.machine.ready_after),
             "command_ms": milliseconds(run.command_time),
             "command_user_ms": run.usage.user_us as f64 / 1000.0,
             "command_system_ms": run.usage.system_us as f64 / 1000.0,
         },
         "peak_memory": {
             "largest_process_bytes": run.usage.peak_rss_kib << 10,
-            "machine_bytes": run.machine.map(|ended| ended.peak_rss_bytes),
+            "machine_bytes": run.machine_end.map(|ended| ended.peak_rss_bytes),
         },
         "oom_kills": run.usage.oom_kills,
         "task_limit_hits": run.usage.task_limit_hits,
@@ -241,6 +332,6 @@ mod tests {
         insta::assert_snapshot!(line(&Outcome::Signalled(9), &usage).unwrap(), @"the command was ended by SIGKILL (signal 9)");
         insta::assert_snapshot!(line(&never("exec", 2), &usage).unwrap(), @"the command never started: exec: why");
         let bomb = Usage { task_limit_hits: 3, ..usage };
-        insta::assert_snapshot!(line(&Outcome::TimedOut, &bomb).unwrap(), @"the command did not end in time and was killed (--timeout); 3 times a process could not be created because of the guest's limit");
+        insta::assert_snapshot!(line(&Outcome::TimedOut, &bomb).unwrap(), @"the command did not end in time and was killed (--timeout); 3 times a process could not be created because of the machine's limit");
     }
 }

@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 use sekexe_init::protocol::{ByteBuf, Spawn, WindowSize};
 
 /// Where scripts lie in the guest.
-const SCRIPT_DIR: &str = "/run/sekexe";
+pub const SCRIPT_DIR: &str = "/run/sekexe";
 
 /// Variables that are passed on without being asked for.
 const PASSED_ON: [&str; 9] =
@@ -107,13 +107,14 @@ pub struct Step {
 pub type Told = (Spawn, Vec<(Vec<u8>, Vec<u8>)>);
 
 impl Step {
-    /// Turns it into what the guest is told. `rootfs` is the directory whose files the guest sees.
-    pub fn tell(&self, rootfs: &Path, terminal: Option<WindowSize>) -> Told {
+    /// Turns it into what the machine is told. `rootfs` is the directory whose files it sees,
+    /// `script_dir` one in it where a script can be written.
+    pub fn tell(&self, rootfs: &Path, script_dir: &Path, terminal: Option<WindowSize>) -> Told {
         let mut files = Vec::new();
         let argv = match &self.work {
             Work::Arguments(words) => words.iter().map(|w| ByteBuf::from(w.as_bytes())).collect(),
             Work::Script(bytes) => {
-                let path = format!("{SCRIPT_DIR}/script.{}", self.shell.extension());
+                let path = format!("{}/script.{}", script_dir.display(), self.shell.extension());
                 let search = self.path();
                 let exists = |name: &str| find_program(rootfs, &search, name);
                 let words = self.shell.command(&path, exists);
@@ -226,7 +227,7 @@ mod tests {
             workdir: "/w".into(),
             user: "root".into(),
         };
-        let (spawn, files) = step.tell(Path::new("/"), None);
+        let (spawn, files) = step.tell(Path::new("/"), Path::new(SCRIPT_DIR), None);
         assert_eq!(files[0].1, script);
         assert_eq!(spawn.argv.last().unwrap().as_slice(), files[0].0);
     }

@@ -1,6 +1,7 @@
 //! The byte channel to the host: framing on top of a non-blocking device.
 //!
-//! A kernel with our driver offers `/dev/hostfd0`. A distribution's kernel has only the first
+//! In namespaces the channel is a socket that this process was started with. In a guest it is a
+//! device: a kernel with our driver offers `/dev/hostfd0`. A distribution's kernel has only the first
 //! serial line; it is opened once and never closed, since bytes that arrive while it is closed are
 //! lost, and it is put into raw mode, since a terminal would rewrite our bytes.
 
@@ -33,7 +34,12 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// Opens the best carrier that is there.
+    /// Takes over a socket.
+    pub fn over(socket: OwnedFd) -> Self {
+        Self { fd: socket, decoder: Decoder::default(), out: Vec::new(), written: 0, is_line: false }
+    }
+
+    /// Opens the best carrier of a guest.
     pub fn open() -> Result<Self> {
         let path = CARRIERS.iter().find(|p| Path::new(p).exists()).context("no carrier device")?;
         let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;

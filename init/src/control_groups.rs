@@ -9,12 +9,21 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MsFlags, mount};
 
 const MOUNT: &str = "/sys/fs/cgroup";
+const FLAGS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC).union(MsFlags::MS_NODEV);
 
-/// Mounts the hierarchy and hands its controllers down. Without it commands still run, unlimited.
+/// Shows the part of the host's hierarchy that a namespaces machine was born in, for changing where
+/// it is the machine's own. The host has set its limits. Commands get no groups of their own: the
+/// kernel forbids groups beside processes, and to move the init would cost ten milliseconds.
+pub fn show(own: bool) -> nix::Result<()> {
+    let flags = if own { FLAGS } else { FLAGS | MsFlags::MS_RDONLY };
+    mount(Some("cgroup2"), MOUNT, Some("cgroup2"), flags, None::<&str>)
+}
+
+/// Mounts a guest's hierarchy and hands its controllers down. Without it commands still run,
+/// unlimited.
 pub fn set_up(max_tasks: u32, warnings: &mut Vec<String>) {
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV;
     let attempt = || -> std::io::Result<()> {
-        mount(Some("cgroup2"), MOUNT, Some("cgroup2"), flags, Some("nsdelegate"))?;
+        mount(Some("cgroup2"), MOUNT, Some("cgroup2"), FLAGS, Some("nsdelegate"))?;
         let offered = fs::read_to_string(Path::new(MOUNT).join("cgroup.controllers"))?;
         let wanted: Vec<String> = offered.split_whitespace().map(|name| format!("+{name}")).collect();
         let hand_down = |what: &str| fs::write(Path::new(MOUNT).join("cgroup.subtree_control"), what);
@@ -62,9 +71,34 @@ impl Group {
     }
 }
 
-/// How often the kernel killed a process because memory ran out, since it started.
-pub fn oom_kills() -> u64 {
-    counter(Path::new("/proc/vmstat"), "oom_kill")
+/// Counts what the kernel refused to, or took from, everything in the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counters {
+    /// Those of a kernel of our own.
+    Kernel,
+    /// Those of the machine's own control group.
+    Group,
+    /// None: whatever is counted may have met others.
+    None,
+}
+
+impl Counters {
+    /// How often a process was killed because memory ran out.
+    pub fn oom_kills(self) -> u64 {
+        match self {
+            Self::Kernel => counter(Path::new("/proc/vmstat"), "oom_kill"),
+            Self::Group => counter(&Path::new(MOUNT).join("memory.events"), "oom_kill"),
+            Self::None => 0,
+        }
+    }
+
+    /// How often a fork was refused, for commands without a group of their own.
+    pub fn task_limit_hits(self) -> u64 {
+        match self {
+            Self::Group => counter(&Path::new(MOUNT).join("pids.events"), "max"),
+            Self::Kernel | Self::None => 0,
+        }
+    }
 }
 
 fn counter(file: &Path, name: &str) -> u64 {

@@ -11,7 +11,10 @@ mod channel;
 mod control_groups;
 mod devices;
 mod network;
+mod processes;
 mod root;
+mod seal;
+mod seccomp;
 mod serve;
 mod session;
 mod shadows;
@@ -19,38 +22,56 @@ mod spawn;
 mod sys;
 mod users;
 
+use std::path::Path;
+
 use anyhow::{Context, Result, bail};
 use channel::Channel;
-use sekexe_init::protocol::{Boot, Failure, ToGuest, ToHost};
+use control_groups::Counters;
+use sekexe_init::protocol::{Boot, Failure, Ground, Guest, Namespaces, ToGuest, ToHost};
+use serve::Ways;
 
 fn main() {
-    if std::process::id() == 1 {
-        if let Err(error) = live() {
-            eprintln!("sekexe-init: {error:#}");
-        }
+    // The host names the descriptor of the channel. A guest's kernel names nothing.
+    let socket = std::env::args().nth(1).and_then(|number| number.parse().ok());
+    let in_guest = socket.is_none();
+    if in_guest && std::process::id() != 1 {
+        eprintln!("sekexe-init: this program is the PID 1 of a sekexe-ci machine, not a command");
+        std::process::exit(125);
+    }
+    let opened = match socket {
+        Some(fd) => sys::adopt(fd).map(Channel::over).context("take the channel over"),
+        None => devices::guest::provide_initial().and_then(|()| Channel::open()),
+    };
+    if let Err(error) = opened.and_then(live) {
+        eprintln!("sekexe-init: {error:#}");
+    }
+    if in_guest {
         sys::power_off();
     }
-    eprintln!("sekexe-init: this program is the PID 1 of a sekexe-ci machine, not a command");
-    std::process::exit(125);
 }
 
 /// The life of the machine, in order.
-fn live() -> Result<()> {
-    devices::provide_initial()?;
-    let mut channel = Channel::open()?;
+fn live(mut channel: Channel) -> Result<()> {
     channel.send(&ToHost::Hello { release: sys::kernel_release()? })?;
     channel.flush_all()?;
     let boot = await_boot(&mut channel)?;
-
-    match set_up(&boot) {
-        Ok(warnings) => channel.send(&ToHost::Ready { warnings, uptime_us: sys::uptime_us() })?,
+    let mut warnings = Vec::new();
+    let done = match &boot.ground {
+        Ground::Guest(guest) => set_up_guest(&boot, guest, &mut warnings),
+        Ground::Namespaces(namespaces) => set_up_namespaces(&boot, namespaces, &mut warnings),
+        Ground::Nothing => set_up_nothing(),
+    };
+    match done {
+        Ok(ways) => {
+            channel.send(&ToHost::Ready { warnings, uptime_us: sys::uptime_us() })?;
+            serve::until_shutdown(&mut channel, boot.max_tasks, ways)
+        }
         Err(error) => {
             channel.send(&ToHost::BootFailed(failure(&error)))?;
             channel.flush_all()?;
-            return Err(error);
+            Err(error)
         }
     }
-    serve::until_shutdown(&mut channel, &boot)
 }
 
 fn await_boot(channel: &mut Channel) -> Result<Boot> {
@@ -63,21 +84,70 @@ fn await_boot(channel: &mut Channel) -> Result<Boot> {
     }
 }
 
-/// Sets the machine up as told. Returns what had to be left out.
-fn set_up(boot: &Boot) -> Result<Vec<String>> {
-    let mut warnings = Vec::new();
-    root::provide_scratch(boot)?;
-    root::load_modules(boot)?;
-    root::assemble(boot, &mut warnings)?;
+/// Sets a guest up as told. What has to be left out is a warning.
+fn set_up_guest(boot: &Boot, guest: &Guest, warnings: &mut Vec<String>) -> Result<Ways> {
+    root::guest::provide_scratch(boot)?;
+    root::guest::load_modules(guest)?;
+    root::guest::assemble(boot, guest, warnings)?;
     root::enter()?;
-    devices::mount_all()?;
-    control_groups::set_up(boot.max_tasks, &mut warnings);
+    devices::guest::mount_all()?;
+    control_groups::set_up(boot.max_tasks, warnings);
     network::name_host(&boot.hostname).context("set the host name")?;
     network::raise_loopback().unwrap_or_else(|e| warnings.push(format!("no loopback: {e:#}")));
-    if let Some(device) = &boot.swap {
+    if let Some(device) = &guest.swap {
         sys::swap_on(device).unwrap_or_else(|e| warnings.push(format!("no swap: {e}")));
     }
-    Ok(warnings)
+    if boot.deny_io_uring {
+        std::fs::write("/proc/sys/kernel/io_uring_disabled", "2").context("close io_uring")?;
+    }
+    Ok(Ways {
+        counters: Counters::Kernel,
+        own_groups: true,
+        supplementary_groups: true,
+        write_back: true,
+        alone: true,
+    })
+}
+
+/// Sets namespaces up as told. What has to be left out is a warning.
+fn set_up_namespaces(boot: &Boot, namespaces: &Namespaces, warnings: &mut Vec<String>) -> Result<Ways> {
+    root::namespaces::take_place(boot)?;
+    root::namespaces::assemble(boot, namespaces, warnings)?;
+    devices::namespaces::mount_below(Path::new(root::ROOT), namespaces)?;
+    root::enter()?;
+    let counted = match control_groups::show(namespaces.own_group) {
+        Ok(()) => namespaces.own_group,
+        Err(error) => {
+            warnings.push(format!("no control groups: {}", error.desc()));
+            false
+        }
+    };
+    seal::apply(&namespaces.seal)?;
+    if namespaces.seal == sekexe_init::protocol::Seal::UserNamespace {
+        devices::namespaces::mount_owned(Path::new("/"))?;
+    }
+    network::set_host_name(&boot.hostname).context("set the host name")?;
+    network::raise_loopback().unwrap_or_else(|e| warnings.push(format!("no loopback: {e:#}")));
+    seccomp::install(boot.deny_io_uring).context("install the filter of system calls")?;
+    Ok(Ways {
+        counters: if counted { Counters::Group } else { Counters::None },
+        own_groups: false,
+        supplementary_groups: namespaces.many_users,
+        write_back: false,
+        alone: true,
+    })
+}
+
+/// Nothing is set up; but what commands leave behind shall be ours to end.
+fn set_up_nothing() -> Result<Ways> {
+    nix::sys::prctl::set_child_subreaper(true).context("adopt orphans")?;
+    Ok(Ways {
+        counters: Counters::None,
+        own_groups: false,
+        supplementary_groups: false,
+        write_back: false,
+        alone: false,
+    })
 }
 
 /// Puts an error chain into the shape in which it travels: outermost context, then the causes.

@@ -10,9 +10,14 @@ use nix::unistd::sethostname;
 
 use crate::sys;
 
+/// Names the machine.
+pub fn set_host_name(name: &[u8]) -> Result<()> {
+    Ok(sethostname(OsStr::from_bytes(name))?)
+}
+
 /// Names the machine, and makes the name resolvable: `sudo` and daemons look it up.
 pub fn name_host(name: &[u8]) -> Result<()> {
-    sethostname(OsStr::from_bytes(name))?;
+    set_host_name(name)?;
     let mut line = name.to_vec();
     line.push(b'\n');
     let _ = fs::write("/etc/hostname", &line);

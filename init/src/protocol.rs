@@ -186,20 +186,102 @@ pub struct Boot {
     pub hostname: ByteBuf,
     /// Directory of the host that becomes the read-only lower layer of `/`.
     pub rootfs: ByteBuf,
-    /// The host user and group whose files shall appear as root's, where the kernel can do that.
-    pub owner: Option<(u32, u32)>,
-    /// Host paths that appear at the same place in the guest, beside the root.
+    /// Host paths that appear at the same place in the machine, beside the root.
     pub shares: Vec<Share>,
     /// Paths of the lower layer that the host user cannot read or does not show.
     pub shadows: Vec<Shadow>,
-    /// Size of everything writable that lives in guest memory, in bytes.
+    /// Size of everything writable that lives in memory, in bytes.
     pub writable_bytes: u64,
+    /// Most tasks that may exist at once.
+    pub max_tasks: u32,
+    /// Whether `io_uring` is closed to commands.
+    pub deny_io_uring: bool,
+    /// What the machine stands on.
+    pub ground: Ground,
+}
+
+/// What a machine stands on, with what is particular to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ground {
+    /// A guest kernel of its own, with the host's files on hostfs.
+    Guest(Guest),
+    /// Fresh namespaces of the host's kernel.
+    Namespaces(Namespaces),
+    /// Nothing: commands run where the init was started.
+    Nothing,
+}
+
+impl Default for Ground {
+    fn default() -> Self {
+        Self::Guest(Guest::default())
+    }
+}
+
+/// Particulars of a guest kernel.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guest {
+    /// The host user and group whose files shall appear as root's, where the kernel can do that.
+    pub owner: Option<(u32, u32)>,
     /// Block device with a swap signature.
     pub swap: Option<ByteBuf>,
     /// Kernel modules (paths in the lower layer) to load before the root is mounted.
     pub modules: Vec<ByteBuf>,
-    /// Most tasks that may exist at once.
-    pub max_tasks: u32,
+}
+
+/// Particulars of namespaces.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namespaces {
+    /// What the root is made of, parents before children.
+    pub layers: Vec<Layer>,
+    /// What keeps commands from undoing what the init has mounted.
+    pub seal: Seal,
+    /// Whether root is the host's root, so that the kernel's own files must be closed to it.
+    pub host_root: bool,
+    /// Whether the mounts are made in a user namespace.
+    pub in_user_namespace: bool,
+    /// Whether users other than root exist inside.
+    pub many_users: bool,
+    /// Whether the control group that the machine was born in is its own.
+    pub own_group: bool,
+}
+
+/// What keeps commands from undoing what the init has mounted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seal {
+    /// Nothing has to: whatever is mounted is thrown away, or the commands' to change.
+    #[default]
+    Open,
+    /// A second user namespace with the same users, in which every mount made before is locked.
+    UserNamespace,
+    /// Commands are deprived of the capabilities that it takes.
+    Capabilities,
+}
+
+/// A piece of the root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    /// Path relative to the root, without leading slash; empty for the root itself.
+    pub path: ByteBuf,
+    /// What stands there.
+    pub kind: LayerKind,
+}
+
+/// What a piece of the root is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LayerKind {
+    /// The host's directory below a throw-away layer.
+    Overlay,
+    /// The host's file or directory with everything below it, read-only.
+    ReadOnly,
+    /// A directory whose contents are listed one by one.
+    Directory {
+        /// Permission bits.
+        mode: u32,
+    },
+    /// A throw-away copy of the host's file.
+    Copy,
+    /// A symbolic link to this.
+    Link(ByteBuf),
 }
 
 /// One `--rw` path, or a working directory that must be there.

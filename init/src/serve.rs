@@ -9,11 +9,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
-use sekexe_init::protocol::{
-    Boot, Failure, MAX_DATA, Outcome, SessionId, Spawn, Stream, ToGuest, ToHost, Usage,
-};
+use sekexe_init::protocol::{Failure, MAX_DATA, Outcome, SessionId, Spawn, Stream, ToGuest, ToHost, Usage};
 
 use crate::channel::Channel;
+use crate::control_groups::Counters;
+use crate::processes;
 use crate::session::{self, Session};
 use crate::sys;
 
@@ -22,7 +22,23 @@ const MAX_BACKLOG: usize = 8 * MAX_DATA;
 
 const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 
+/// What differs between machines.
+#[derive(Debug, Clone, Copy)]
+pub struct Ways {
+    /// Who counts what was refused and killed.
+    pub counters: Counters,
+    /// Whether each command gets a control group of its own.
+    pub own_groups: bool,
+    /// Whether a user's supplementary groups can be set.
+    pub supplementary_groups: bool,
+    /// Whether the host's files lag behind until they are written back.
+    pub write_back: bool,
+    /// Whether every process that can be seen is the machine's.
+    pub alone: bool,
+}
+
 struct Server {
+    ways: Ways,
     sessions: BTreeMap<SessionId, Session>,
     /// Files that could not be written, for commands not yet spawned.
     broken: BTreeMap<SessionId, Failure>,
@@ -31,7 +47,7 @@ struct Server {
 }
 
 /// Serves until the host says `Shutdown`, or goes away, which is an error.
-pub fn until_shutdown(channel: &mut Channel, boot: &Boot) -> Result<()> {
+pub fn until_shutdown(channel: &mut Channel, max_tasks: u32, ways: Ways) -> Result<()> {
     let mut children = SigSet::empty();
     children.add(Signal::SIGCHLD);
     children.thread_block().context("block SIGCHLD")?;
@@ -40,9 +56,10 @@ pub fn until_shutdown(channel: &mut Channel, boot: &Boot) -> Result<()> {
     sys::set_default_limits();
 
     let mut server = Server {
+        ways,
         sessions: BTreeMap::new(),
         broken: BTreeMap::new(),
-        max_tasks: boot.max_tasks,
+        max_tasks,
         buffer: vec![0; MAX_DATA],
     };
     // The host does not wait for `Ready`: its first commands may have arrived together with `Boot`.
@@ -60,8 +77,16 @@ pub fn until_shutdown(channel: &mut Channel, boot: &Boot) -> Result<()> {
         server.report_ended(channel)?;
     }
     // Nothing may write any more when the last bytes go to the host's files.
-    let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
-    nix::unistd::sync();
+    if ways.alone {
+        let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+    } else {
+        for pid in processes::descendants() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+    if ways.write_back {
+        nix::unistd::sync();
+    }
     channel.send(&ToHost::Bye)?;
     channel.flush_all()?;
     // The host ends the machine now. Waiting for it spares the switching-off.
@@ -176,7 +201,7 @@ impl Server {
         let session = spawn.session;
         let started = match self.broken.remove(&session) {
             Some(failure) => Err(failure),
-            None => Session::start(spawn, self.max_tasks),
+            None => Session::start(spawn, self.max_tasks, self.ways),
         };
         match started {
             Ok(running) => {

@@ -20,7 +20,9 @@ use sekexe_init::protocol::{
 };
 
 use crate::channel::Channel;
-use crate::control_groups::{self, Group};
+use crate::control_groups::{Counters, Group};
+use crate::processes;
+use crate::serve::Ways;
 use crate::spawn::{self, Started, failure};
 use crate::sys::{self, Reaped};
 
@@ -45,6 +47,7 @@ pub struct Session {
     outputs: [Option<Output>; 2],
     ended: Option<Reaped>,
     group: Option<Group>,
+    counters: Counters,
     oom_kills_before: u64,
 }
 
@@ -64,10 +67,11 @@ pub fn write_file(path: &[u8], mode: u32, data: &[u8]) -> Result<(), Failure> {
 
 impl Session {
     /// Starts the command.
-    pub fn start(spawn: &Spawn, max_tasks: u32) -> Result<Self, Failure> {
-        let group = Group::create(&format!("session-{}", spawn.session), max_tasks);
-        let oom_kills_before = control_groups::oom_kills();
-        let Started { pid, stdin, outputs } = spawn::start(spawn, group.as_ref())?;
+    pub fn start(spawn: &Spawn, max_tasks: u32, ways: Ways) -> Result<Self, Failure> {
+        let name = format!("session-{}", spawn.session);
+        let group = if ways.own_groups { Group::create(&name, max_tasks) } else { None };
+        let oom_kills_before = ways.counters.oom_kills();
+        let Started { pid, stdin, outputs } = spawn::start(spawn, group.as_ref(), ways)?;
         Ok(Self {
             id: spawn.session,
             pid,
@@ -80,6 +84,7 @@ impl Session {
             outputs: outputs.map(|fd| fd.map(|fd| Output { fd, credit: WINDOW })),
             ended: None,
             group,
+            counters: ways.counters,
             oom_kills_before,
         })
     }
@@ -200,13 +205,16 @@ impl Session {
         if self.outputs.iter().any(Option::is_some) {
             return None;
         }
-        let oom_kills = control_groups::oom_kills().saturating_sub(self.oom_kills_before);
+        let oom_kills = self.counters.oom_kills().saturating_sub(self.oom_kills_before);
         let usage = Usage {
             user_us: microseconds(ended.usage.ru_utime),
             system_us: microseconds(ended.usage.ru_stime),
             peak_rss_kib: ended.usage.ru_maxrss.unsigned_abs(),
             oom_kills,
-            task_limit_hits: self.group.as_ref().map_or(0, Group::task_limit_hits),
+            task_limit_hits: match &self.group {
+                Some(group) => group.task_limit_hits(),
+                None => self.counters.task_limit_hits(),
+            },
         };
         Some((outcome(ended.status, oom_kills), usage))
     }
@@ -214,7 +222,12 @@ impl Session {
     /// Sends a signal to its process group, or to everything it started.
     pub fn signal(&self, signal: i32, everything: bool) {
         let Ok(signal) = Signal::try_from(signal) else { return };
-        if everything && signal == Signal::SIGKILL && self.group.as_ref().is_some_and(Group::kill) {
+        if everything && signal == Signal::SIGKILL {
+            if !self.group.as_ref().is_some_and(Group::kill) {
+                for pid in processes::of_command(self.pid) {
+                    let _ = kill(Pid::from_raw(pid), signal);
+                }
+            }
             return;
         }
         if self.ended.is_none() {

@@ -1,37 +1,41 @@
 //! Fills the upper layer so that the root shows something else where the host user cannot look,
-//! or does not want the guest to look.
+//! or does not want the machine to look.
 //!
-//! The host has worked out which paths these are, while the kernel was starting. A file becomes a
+//! The host has worked out which paths these are, while the machine was starting. A file becomes a
 //! whiteout rather than an empty file: programs handle a missing key file, and trip over an empty
 //! one. A directory becomes an empty one with the original's owner and mode, so that a package
 //! manager finds its place and may write there.
 
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 use std::fs::{self, Permissions};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, lchown};
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use nix::sys::stat::{Mode, SFlag, mknod};
 use sekexe_init::protocol::{Shadow, ShadowKind};
 
 use crate::sys;
 
-/// Applies every shadow; one that fails is a warning, since a machine without it still works.
-///
-/// `owner` are the host's user and group whose files the lower layer shows as root's.
-pub fn apply(shadows: &[Shadow], upper: &Path, owner: Option<(u32, u32)>, warnings: &mut Vec<String>) {
-    for shadow in shadows {
-        let at = upper.join(OsStr::from_bytes(&shadow.path));
-        if let Err(error) = apply_one(shadow, &at, owner) {
-            let name = String::from_utf8_lossy(&shadow.path);
-            warnings.push(format!("/{name} is not shadowed: {error}"));
-        }
-    }
+/// How an upper layer is filled.
+#[derive(Debug, Clone, Copy)]
+pub struct Style {
+    /// The attribute by which a directory hides the lower layer's.
+    pub opaque: &'static CStr,
+    /// The host's user and group whose files the lower layer shows as root's.
+    pub owner: Option<(u32, u32)>,
+    /// Whether every owner exists in here; otherwise a file of another one is root's.
+    pub every_owner: bool,
 }
 
-fn apply_one(shadow: &Shadow, at: &Path, owner: Option<(u32, u32)>) -> Result<()> {
+/// Applies every shadow to an upper layer, and returns those that failed, with the reasons.
+pub fn apply<'a>(shadows: &'a [Shadow], upper: &Path, style: Style) -> Vec<(&'a Shadow, anyhow::Error)> {
+    let attempt = |shadow: &Shadow| apply_one(shadow, &upper.join(OsStr::from_bytes(&shadow.path)), style);
+    shadows.iter().filter_map(|shadow| Some((shadow, attempt(shadow).err()?))).collect()
+}
+
+fn apply_one(shadow: &Shadow, at: &Path, style: Style) -> Result<()> {
     match &shadow.kind {
         ShadowKind::Absent => {
             mknod(at, SFlag::S_IFCHR, Mode::empty(), 0)?;
@@ -39,14 +43,31 @@ fn apply_one(shadow: &Shadow, at: &Path, owner: Option<(u32, u32)>) -> Result<()
         }
         ShadowKind::EmptyDirectory => {
             fs::create_dir(at)?;
-            sys::mark_opaque(at)?;
+            sys::set_attribute(at, style.opaque, b"y")?;
         }
         ShadowKind::Directory => fs::create_dir(at)?,
         ShadowKind::File(contents) => fs::write(at, contents)?,
     }
-    let (user, group) = owner.unwrap_or((0, 0));
+    let (user, group) = style.owner.unwrap_or((0, 0));
     let root_if = |id, mapped| if id == mapped { 0 } else { id };
-    lchown(at, Some(root_if(shadow.uid, user)), Some(root_if(shadow.gid, group)))?;
+    let owned = lchown(at, Some(root_if(shadow.uid, user)), Some(root_if(shadow.gid, group)));
+    if style.every_owner {
+        owned?;
+    }
     fs::set_permissions(at, Permissions::from_mode(shadow.mode))?;
     Ok(())
+}
+
+/// Applies a shadow to a directory that no layer lies below: what is hidden is not there anyway.
+pub fn apply_directly(shadow: &Shadow, root: &Path) -> Result<()> {
+    let at = root.join(OsStr::from_bytes(&shadow.path));
+    let exists = at.symlink_metadata().is_ok();
+    match &shadow.kind {
+        ShadowKind::Absent if exists => bail!("it is visible"),
+        ShadowKind::Absent | ShadowKind::Directory => return Ok(()),
+        ShadowKind::EmptyDirectory if exists => return Ok(()),
+        ShadowKind::EmptyDirectory => fs::create_dir_all(&at)?,
+        ShadowKind::File(contents) => fs::write(&at, contents)?,
+    }
+    Ok(fs::set_permissions(&at, Permissions::from_mode(shadow.mode))?)
 }

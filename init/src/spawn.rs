@@ -12,6 +12,7 @@ use nix::unistd::pipe2;
 use sekexe_init::protocol::{ByteBuf, Failure, Spawn};
 
 use crate::control_groups::Group;
+use crate::serve::Ways;
 use crate::sys::{self, Exec, Stage};
 use crate::users::{self, User};
 
@@ -39,7 +40,7 @@ struct Streams {
 }
 
 /// Starts a command in `group`.
-pub fn start(spawn: &Spawn, group: Option<&Group>) -> Result<Started, Failure> {
+pub fn start(spawn: &Spawn, group: Option<&Group>, ways: Ways) -> Result<Started, Failure> {
     let user = users::look_up(&String::from_utf8_lossy(&spawn.user))
         .map_err(|e| failure("user", &format!("{e:#}"), Errno::UnknownErrno))?;
     let env = environment(spawn, &user);
@@ -58,7 +59,7 @@ pub fn start(spawn: &Spawn, group: Option<&Group>) -> Result<Started, Failure> {
         workdir: &workdir[0],
         uid: user.uid,
         gid: user.gid,
-        groups: &user.groups,
+        groups: ways.supplementary_groups.then_some(user.groups.as_slice()),
         stdio: [streams.inside[0].as_fd(), streams.inside[1].as_fd(), streams.inside[2].as_fd()],
         terminal: spawn.terminal.is_some(),
         group: entrance.as_ref().map(AsFd::as_fd),

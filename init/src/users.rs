@@ -24,10 +24,18 @@ pub struct User {
     pub shell: String,
 }
 
-/// Finds the user that `wanted` names: `name`, `uid`, `name:group` or `uid:gid`.
+/// Finds the user that `wanted` names: `name`, `uid`, `name:group` or `uid:gid`; whoever we are, if
+/// it is empty.
 pub fn look_up(wanted: &str) -> Result<User> {
-    let read = |file| String::from_utf8_lossy(&fs::read(file).unwrap_or_default()).into_owned();
+    if wanted.is_empty() {
+        let own = find(&nix::unistd::geteuid().to_string(), &read("/etc/passwd"), &read("/etc/group"))?;
+        return Ok(User { gid: nix::unistd::getegid().as_raw(), ..own });
+    }
     find(wanted, &read("/etc/passwd"), &read("/etc/group"))
+}
+
+fn read(file: &str) -> String {
+    String::from_utf8_lossy(&fs::read(file).unwrap_or_default()).into_owned()
 }
 
 fn find(wanted: &str, passwd: &str, group: &str) -> Result<User> {

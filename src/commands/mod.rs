@@ -1,10 +1,10 @@
 //! One file for each command. Only here is the environment read, are messages written, and are the
 //! other modules wired together.
 
-pub mod detect;
 pub mod exec;
 pub mod execns;
 pub mod extras;
+mod job;
 pub mod kernel;
 mod messages;
 mod progress;
@@ -43,8 +43,6 @@ pub struct Environment {
     pub stderr_is_terminal: bool,
     /// Whether our messages may be coloured.
     pub color: bool,
-    /// Whether what is printed on standard output may be coloured.
-    pub color_output: bool,
 }
 
 impl Environment {
@@ -55,11 +53,11 @@ impl Environment {
         let absolute = |name| get(name).map(PathBuf::from).filter(|path: &PathBuf| path.is_absolute());
         let cache_dir = absolute("XDG_CACHE_HOME").or_else(|| Some(home.as_ref()?.join(".cache")));
         let stderr_is_terminal = std::io::stderr().is_terminal();
-        let colored = |is_terminal| match color {
+        let color = match color {
             Color::Always => true,
             Color::Never => false,
             Color::Auto => {
-                is_terminal && get("NO_COLOR").is_none() && get("TERM").is_none_or(|t| t != "dumb")
+                stderr_is_terminal && get("NO_COLOR").is_none() && get("TERM").is_none_or(|t| t != "dumb")
             }
         };
         Self {
@@ -68,9 +66,8 @@ impl Environment {
             path: get("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()),
             temporary_places: temporary_places(get("TMPDIR"), absolute("XDG_RUNTIME_DIR")),
             is_ci: get("CI").is_some_and(|value| value != *"false" && value != *"0"),
-            color: colored(stderr_is_terminal),
-            color_output: colored(std::io::stdout().is_terminal()),
             stderr_is_terminal,
+            color,
             home,
         }
     }
@@ -108,7 +105,6 @@ fn dispatch(cli: &Cli, env: &Environment) -> Result<Status> {
         Command::Exec(args) => exec::run(args, env),
         Command::Shell(args) => shell::run(args, env),
         Command::Execns(args) => execns::run(args, env),
-        Command::Detect(args) => detect::run(args, env),
         Command::Kernel(args) => kernel::run(args, env),
         Command::Completions { shell } => extras::completions(*shell),
         Command::Man { directory } => extras::man_pages(directory),

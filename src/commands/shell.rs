@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use sekexe_init::protocol::WindowSize;
 
-use super::exec::{Job, Streams};
+use super::job::{Job, Streams};
 use super::{Environment, Status};
 use crate::cli::exec::ShellArgs;
 use crate::session::{Input, Output};

@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::fs;
 
-use nix::unistd::{Uid, User};
+use nix::unistd::Uid;
 
 use super::Support;
 
@@ -22,7 +22,7 @@ pub fn probe(path: &OsStr) -> Support {
         return Support::no(format!("there is no {program} on PATH"), Some("apt-get install uidmap"));
     }
     let uid = Uid::effective();
-    let name = User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name);
+    let name = user_name(uid);
     for (file, option) in [("/etc/subuid", "--add-subuids"), ("/etc/subgid", "--add-subgids")] {
         let text = fs::read_to_string(file).unwrap_or_default();
         if range(&text, &name, uid).is_none() {
@@ -31,6 +31,16 @@ pub fn probe(path: &OsStr) -> Support {
         }
     }
     Support::Yes
+}
+
+/// The user's name in `/etc/passwd`, else the number. A static program cannot ask the C library,
+/// which loads modules for that.
+pub fn user_name(uid: Uid) -> String {
+    let number = uid.to_string();
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let mut entries = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let entry = entries.find(|fields| fields.get(2) == Some(&number.as_str()));
+    entry.map_or_else(|| number.clone(), |fields| fields[0].to_owned())
 }
 
 /// The first range in a file of `owner:first:count` lines that is large enough.

@@ -136,6 +136,21 @@ impl Catalogue {
         self.versions.iter().find(|version| version.name == name)
     }
 
+    /// The smallest profile whose fragments set all of these options (named without `CONFIG_`).
+    #[must_use]
+    pub fn profile_with(&self, options: &[&str]) -> Option<&str> {
+        let has = |profile: &Profile, option: &str| {
+            let line = format!("CONFIG_{option}=y");
+            profile.fragments.iter().any(|fragment| {
+                text(&format!("config/{fragment}.config")).is_ok_and(|t| t.lines().any(|l| l.trim() == line))
+            })
+        };
+        let fits = |name: &&str| {
+            self.profiles.get(*name).is_some_and(|profile| options.iter().all(|option| has(profile, option)))
+        };
+        [DEFAULT_PROFILE, "full"].into_iter().find(fits)
+    }
+
     /// The version of this name, or an error that lists those there are.
     pub fn expect_version(&self, name: &str) -> Result<&Version> {
         self.version(name).ok_or_else(|| {

@@ -4,22 +4,65 @@
 //! dropping it kills every process and removes every file that it had on the host.
 
 pub mod hidden;
+pub mod namespaces;
+pub mod none;
 pub mod run_dir;
+pub mod shadows;
 pub mod uml;
 
+use std::fs::File;
+use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::process::{Child, ExitStatus};
+use std::path::PathBuf;
+use std::process::ExitStatus;
 
 use anyhow::{Context, Result};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 use nix::unistd::Pid;
 use run_dir::RunDir;
 use serde::Serialize;
 
 use crate::sys;
+use crate::sys::namespaces::Entered;
+
+/// The machine's PID 1.
+const INIT: &[u8] = include_bytes!(env!("SEKEXE_INIT"));
+
+/// Bytes that the channel's socket holds in each direction.
+const SOCKET_BUFFER: usize = 4 << 20;
+
+/// Which host files the machine may touch.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// Directory that becomes the machine's root.
+    pub rootfs: PathBuf,
+    /// Paths that it may change.
+    pub writable: Vec<PathBuf>,
+    /// Further paths that it may read.
+    pub readable: Vec<PathBuf>,
+    /// Paths that it must not read. Must not lie inside `writable` or `readable`.
+    pub hidden: Vec<PathBuf>,
+}
+
+/// What kind of machine it is, as far as those above it may tell people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A guest kernel.
+    Uml,
+    /// Namespaces of the host's kernel.
+    Namespaces,
+    /// No isolation at all.
+    None,
+}
 
 /// A started machine, not necessarily set up yet.
 pub struct Machine {
+    /// Which kind it is.
+    pub kind: Kind,
     /// Our end of the channel, non-blocking.
     pub channel: OwnedFd,
     /// What the machine prints on its console, non-blocking.
@@ -30,10 +73,10 @@ pub struct Machine {
     pub confinement: Confinement,
     /// Bytes that may be under way to the guest, where its carrier holds only so many.
     pub line_buffer: Option<usize>,
-    child: Child,
+    pid: Pid,
     ended: Option<Ended>,
     /// Removed last, when no process writes there any more.
-    run_dir: RunDir,
+    run_dir: Option<RunDir>,
 }
 
 /// How the machine's main process ended.
@@ -48,13 +91,17 @@ pub struct Ended {
 /// What keeps the machine's processes from the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Confinement {
-    /// Landlock's ABI version as far as it was used, 0 where the kernel has none.
+    /// Landlock's ABI version as far as it was used, 0 where it was not.
     pub landlock_abi: u32,
     /// Set-user-id programs and the like give nothing.
     pub no_new_privs: bool,
     /// The host's mounts are read-only for the machine, so that modes, owners and times of files
-    /// are out of its reach too; Landlock has no rights for those. Only where we are root.
+    /// are out of its reach too; Landlock has no rights for those.
     pub read_only_mounts: bool,
+    /// The machine has mounts, processes, a network and users of its own.
+    pub namespaces: bool,
+    /// System calls that no step needs are refused by the host's kernel.
+    pub seccomp_filter: bool,
     /// Host paths that the machine may change.
     pub writable: Vec<String>,
     /// Host paths that exist and cannot be read from inside.
@@ -64,26 +111,35 @@ pub struct Confinement {
 impl Confinement {
     /// Whether the host's kernel enforces which files may be read and written.
     pub fn is_enforced(&self) -> bool {
-        self.landlock_abi > 0
+        self.landlock_abi > 0 || self.namespaces
     }
 }
 
 impl Machine {
-    fn new(
-        child: Child,
+    /// One whose main process is the init itself.
+    fn of_init(
+        kind: Kind,
+        entered: Entered,
         channel: OwnedFd,
         console: OwnedFd,
         confinement: Confinement,
-        line_buffer: Option<usize>,
-        run_dir: RunDir,
-    ) -> Result<Self> {
-        let pidfd = sys::open_pidfd(&child).context("watch the machine's process")?;
-        Ok(Self { channel, console, pidfd, confinement, line_buffer, child, ended: None, run_dir })
+    ) -> Self {
+        Self {
+            kind,
+            channel,
+            console,
+            pidfd: entered.pidfd,
+            confinement,
+            line_buffer: None,
+            pid: entered.pid,
+            ended: None,
+            run_dir: None,
+        }
     }
 
     /// Process id of the machine's main process.
     pub fn id(&self) -> u32 {
-        self.child.id()
+        self.pid.as_raw() as u32
     }
 
     /// Ends the machine at once, if it has not ended, and says how it ended.
@@ -93,12 +149,11 @@ impl Machine {
         }
         // It is a session and group of its own. Processes of the guest die with the main one; the
         // group's signal also meets those that were just being created.
-        let pid = Pid::from_raw(self.child.id() as i32);
-        let _ = nix::sys::signal::killpg(pid, Signal::SIGKILL);
-        let _ = kill(pid, Signal::SIGKILL);
+        let _ = nix::sys::signal::killpg(self.pid, Signal::SIGKILL);
+        let _ = kill(self.pid, Signal::SIGKILL);
         // Removing its files and taking its memory back go on side by side.
-        self.run_dir.clear();
-        let reaped = sys::reap(&self.child).context("wait for the machine's process")?;
+        self.run_dir.iter().for_each(RunDir::clear);
+        let reaped = sys::reap(self.pid).context("wait for the machine's process")?;
         Ok(*self.ended.insert(Ended { status: reaped.status, peak_rss_bytes: reaped.peak_rss_bytes }))
     }
 }
@@ -107,4 +162,33 @@ impl Drop for Machine {
     fn drop(&mut self) {
         let _ = self.end();
     }
+}
+
+/// The init as a file that nobody can name.
+fn init_in_memory() -> Result<OwnedFd> {
+    let file = memfd_create(c"sekexe-init", MFdFlags::MFD_CLOEXEC)?;
+    File::from(file.try_clone()?).write_all(INIT)?;
+    Ok(file)
+}
+
+/// Both ends of a channel: ours, non-blocking, and the machine's.
+fn channel() -> nix::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?;
+    for end in [&ours, &theirs] {
+        // The kernel gives less where its limit is lower, which is fine.
+        let _ = setsockopt(end, sockopt::SndBuf, &SOCKET_BUFFER);
+    }
+    fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((ours, theirs))
+}
+
+/// Both ends of a console: ours, non-blocking, and the machine's.
+fn console() -> nix::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((ours, theirs))
+}
+
+fn texts(paths: &[PathBuf]) -> Vec<String> {
+    paths.iter().map(|path| path.display().to_string()).collect()
 }

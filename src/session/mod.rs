@@ -6,6 +6,7 @@
 //! the machine died, and why.
 
 mod console;
+mod deadlines;
 mod link;
 mod streams;
 
@@ -26,14 +27,11 @@ use sekexe_init::protocol::{
 
 use crate::machine::{Ended, Machine};
 pub use console::Console;
+use deadlines::{Deadlines, Due};
 use link::Link;
 pub use streams::{Input, Output};
 use streams::{Source, Written};
 
-/// How long a command has between being told to end and being killed.
-pub const TERMINATION_GRACE: Duration = Duration::from_secs(10);
-/// How long a killed command has before the machine is ended.
-const KILL_GRACE: Duration = Duration::from_secs(5);
 /// How long the guest has to write everything back.
 const WRITE_BACK_GRACE: Duration = Duration::from_secs(60);
 
@@ -111,13 +109,9 @@ struct Active {
     sinks: [streams::Sink; 2],
     /// Bytes of each that the guest has not been told to be gone.
     owed: [u32; 2],
-    timeout: Option<Duration>,
     started: Option<Instant>,
-    deadline: Option<Instant>,
-    /// When the machine is ended if the command does not.
-    last_deadline: Option<Instant>,
+    deadlines: Deadlines,
     interrupts: u32,
-    timed_out: bool,
     failure: Option<String>,
 }
 
@@ -236,12 +230,9 @@ impl Connection {
             source: Source::new(command.input),
             sinks: [streams::Sink::new(command.stdout), streams::Sink::new(command.stderr)],
             owed: [0; 2],
-            timeout: command.timeout,
             started: None,
-            deadline: None,
-            last_deadline: None,
+            deadlines: Deadlines::new(command.timeout),
             interrupts: 0,
-            timed_out: false,
             failure: None,
         };
         self.active.insert(session, active);
@@ -264,12 +255,13 @@ impl Connection {
                 self.die(&failure);
                 continue;
             }
+            // Some may have come with the news that the machine is ready.
+            while let Some(signal) = self.unhandled.pop_front() {
+                self.forward(signal)?;
+            }
             let deadline = self.enforce_deadlines()?;
             if let Err(Death(failure)) = self.step(deadline) {
                 self.die(&failure);
-            }
-            while let Some(signal) = self.unhandled.pop_front() {
-                self.forward(signal)?;
             }
         }
     }
@@ -299,42 +291,30 @@ impl Connection {
     fn die(&mut self, failure: &Failure) {
         for (session, mut active) in std::mem::take(&mut self.active) {
             active.drain();
-            let outcome =
-                if active.timed_out { Outcome::TimedOut } else { Outcome::MachineDied(failure.clone()) };
+            let outcome = if active.deadlines.timed_out() {
+                Outcome::TimedOut
+            } else {
+                Outcome::MachineDied(failure.clone())
+            };
             self.finished.insert(session, active.finish(outcome, Usage::default()));
         }
     }
 
-    /// Tells commands whose time is up to end, kills those that do not, and gives up on a guest
-    /// that cannot kill. Returns when to look again.
+    /// Does what is due about commands that do not end. Returns when to look again.
     fn enforce_deadlines(&mut self) -> Result<Option<Instant>> {
         let now = Instant::now();
-        let mut next: Option<Instant> = None;
-        let mut signals = Vec::new();
-        let mut hopeless = false;
-        for (&session, active) in &mut self.active {
-            if active.deadline.is_some_and(|deadline| now >= deadline) {
-                let first = !active.timed_out;
-                active.timed_out = true;
-                let signal = if first { Signal::SIGTERM } else { Signal::SIGKILL };
-                signals.push((session, signal));
-                active.deadline = first.then(|| now + TERMINATION_GRACE);
-                if !first {
-                    active.last_deadline = Some(now + KILL_GRACE);
+        let due = |(session, active): (&SessionId, &mut Active)| Some((*session, active.deadlines.due(now)?));
+        let orders: Vec<_> = self.active.iter_mut().filter_map(due).collect();
+        for (session, due) in orders {
+            match due {
+                Due::Terminate => self.signal(session, Signal::SIGTERM, true)?,
+                Due::Kill => self.signal(session, Signal::SIGKILL, true)?,
+                Due::GiveUp => {
+                    self.machine.end()?;
                 }
             }
-            hopeless |= active.last_deadline.is_some_and(|deadline| now >= deadline);
-            for deadline in [active.deadline, active.last_deadline].into_iter().flatten() {
-                next = Some(next.map_or(deadline, |n| n.min(deadline)));
-            }
         }
-        for (session, signal) in signals {
-            self.signal(session, signal, true)?;
-        }
-        if hopeless {
-            self.machine.end()?;
-        }
-        Ok(next)
+        Ok(self.active.values().filter_map(|active| active.deadlines.next()).min())
     }
 
     fn signal(&mut self, session: SessionId, signal: Signal, everything: bool) -> Result<()> {
@@ -354,7 +334,7 @@ impl Connection {
         for (&session, active) in &mut self.active {
             active.interrupts += u32::from(signal == Signal::SIGINT);
             if active.interrupts >= 2 {
-                active.last_deadline.get_or_insert_with(|| Instant::now() + KILL_GRACE);
+                active.deadlines.was_killed(Instant::now());
                 orders.push((session, Signal::SIGKILL, true));
             } else {
                 orders.push((session, signal, false));
@@ -471,7 +451,7 @@ impl Connection {
                 if let Some(active) = self.active.get_mut(&session) {
                     let now = Instant::now();
                     active.started = Some(now);
-                    active.deadline = active.timeout.map(|timeout| now + timeout);
+                    active.deadlines.start(now);
                 }
             }
             ToHost::Output { session, stream, data } => {
@@ -493,7 +473,7 @@ impl Connection {
                 if let Some(mut active) = self.active.remove(&session) {
                     // What it wrote before it ended reaches its destination first.
                     active.drain();
-                    let outcome = if active.timed_out { Outcome::TimedOut } else { outcome };
+                    let outcome = if active.deadlines.timed_out() { Outcome::TimedOut } else { outcome };
                     self.finished.insert(session, active.finish(outcome, usage));
                 }
             }

@@ -15,7 +15,7 @@ use std::process::{Child, Command};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::unistd::Uid;
+use nix::unistd::{Pid, Uid};
 use sekexe_init::protocol::WindowSize;
 
 /// What a machine's process is deprived of before it starts.
@@ -202,13 +202,13 @@ pub struct Reaped {
 }
 
 /// Waits for a child of ours.
-pub fn reap(child: &Child) -> io::Result<Reaped> {
+pub fn reap(child: Pid) -> io::Result<Reaped> {
     let mut status = 0;
     // SAFETY: `rusage` is plain data for which all zeroes is valid.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     loop {
         // SAFETY: both pointers are to live locals of the right types.
-        let result = unsafe { libc::wait4(child.id() as libc::pid_t, &mut status, 0, &mut usage) };
+        let result = unsafe { libc::wait4(child.as_raw(), &mut status, 0, &mut usage) };
         match Errno::result(result) {
             Ok(_) => break,
             Err(Errno::EINTR) => {}

@@ -49,8 +49,12 @@ pub struct Entry<'a> {
     pub stdio: Option<[BorrowedFd<'a>; 3]>,
     /// Descriptors that stay open under their numbers; every other one is closed.
     pub keep: &'a [RawFd],
-    /// Whether it gets a session of its own, no core files and no new privileges.
+    /// Whether it gets a session of its own.
     pub detached: bool,
+    /// Whether it writes no core files and gets no new privileges.
+    pub confined: bool,
+    /// CPUs that it may run on; empty for all.
+    pub cpus: &'a [usize],
     /// A Landlock ruleset to enter.
     pub ruleset: Option<BorrowedFd<'a>>,
     /// A control group (version 2) to be born in.
@@ -99,6 +103,7 @@ pub fn enter(
     };
     let (argv, env) = (pointers(entry.argv), pointers(entry.env));
     let maps = OwnMaps::new();
+    let cpus = super::cpu_set(entry.cpus);
     let (report, reporter) = pipe2(OFlag::O_CLOEXEC).map_err(at(Stage::Clone))?;
     let (go, signal_go) = pipe2(OFlag::O_CLOEXEC).map_err(at(Stage::Clone))?;
 
@@ -119,7 +124,8 @@ pub fn enter(
     })
     .map_err(at(Stage::Clone))?;
     if pid == 0 {
-        let (stage, errno) = become_program(entry, &maps, [&go, &signal_go], &reporter, &argv, &env);
+        let (stage, errno) =
+            become_program(entry, &maps, cpus.as_ref(), [&go, &signal_go], &reporter, &argv, &env);
         let mut bytes = [stage as u8, 0, 0, 0, 0];
         bytes[1..].copy_from_slice(&(errno as i32).to_le_bytes());
         // SAFETY: the buffer is live and as long as said; `_exit` runs no code of this process.
@@ -208,6 +214,7 @@ fn write_file(path: &CStr, text: &CStr) -> Result<(), Errno> {
 fn become_program(
     entry: &Entry<'_>,
     maps: &OwnMaps,
+    cpus: Option<&libc::cpu_set_t>,
     [go, our_go]: [&OwnedFd; 2],
     reporter: &OwnedFd,
     argv: &[*const c_char],
@@ -268,6 +275,12 @@ fn become_program(
             }
             if entry.detached {
                 check(libc::setsid(), Stage::Prepare)?;
+            }
+            if let Some(cpus) = cpus {
+                // A CPU may have gone away since somebody looked; then the old set is as good.
+                libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), cpus);
+            }
+            if entry.confined {
                 let no_core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
                 check(libc::setrlimit(libc::RLIMIT_CORE, &no_core), Stage::Prepare)?;
                 check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), Stage::Prepare)?;

@@ -355,7 +355,7 @@ fn a_fork_bomb_meets_the_limit_of_tasks() {
         &place.sekexe(["exec", "--timeout", "3s", "--shell", "bash {0} 2> /dev/null", bomb]),
     );
     let ran = Ran::from(command.output().unwrap()).ended_with(124);
-    ran.says("did not end in time").says("could not be created because of the guest's limit");
+    ran.says("did not end in time").says("could not be created because of the machine's limit");
     assert!(begun.elapsed() < Duration::from_secs(120), "{:?}", begun.elapsed());
     place.assert_nothing_left();
 }

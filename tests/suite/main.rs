@@ -2,7 +2,6 @@
 
 mod bad_input;
 mod confinement;
-mod detect;
 mod docker;
 mod exec;
 mod kernel;

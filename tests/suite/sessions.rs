@@ -9,8 +9,8 @@ use sekexe_ci::cli::Color;
 use sekexe_ci::commands::{Environment, kernel};
 use sekexe_ci::detect::Limits;
 use sekexe_ci::machine::run_dir::RunDir;
-use sekexe_ci::machine::uml::{self, Access};
-use sekexe_ci::plan;
+use sekexe_ci::machine::{Access, uml};
+use sekexe_ci::plan::{self, guest};
 use sekexe_ci::session::{Command, Connection, Console, Finished, Input, Output, Signals};
 use sekexe_init::protocol::{Boot, ByteBuf, Outcome, Spawn};
 
@@ -24,20 +24,16 @@ fn machine(place: &Place) -> Connection {
     let run_dir = RunDir::create(&[place.path("tmp")]).unwrap();
     let request = plan::Request { memory: Some(512 << 20), ..plan::Request::default() };
     let limits = Limits::probe().unwrap();
-    let plan = plan::plan(&request, &limits, &kernel.features, run_dir.disk_free(), 0).unwrap();
+    let plan = guest::plan(&request, &limits, &kernel.features, run_dir.disk_free(), 0).unwrap();
     let access = Access { rootfs: "/".into(), writable: vec![], readable: vec![], hidden: vec![] };
     let machine = uml::start(&kernel, &plan, &access, run_dir).unwrap();
     let mut connection = Connection::new(machine, Console::new(None), Signals::block().unwrap(), None);
     let boot = Boot {
         hostname: ByteBuf::from(*b"machine"),
         rootfs: ByteBuf::from(*b"/"),
-        owner: None,
-        shares: vec![],
-        shadows: vec![],
         writable_bytes: plan.writable,
-        swap: None,
-        modules: vec![],
         max_tasks: plan.max_tasks,
+        ..Boot::default()
     };
     connection.boot(&boot).unwrap();
     connection.wait_until_ready(Instant::now() + Duration::from_secs(60)).unwrap();

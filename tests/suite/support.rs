@@ -177,6 +177,8 @@ pub fn kernel(version: &str) -> Option<PathBuf> {
 /// A directory of the test's own, in which our program runs with a home directory of its own.
 pub struct Place {
     dir: TempDir,
+    /// What `--isolation` says, unless the test says it itself.
+    isolation: Option<&'static str>,
     _memory: Option<TempDir>,
 }
 
@@ -188,7 +190,7 @@ impl Place {
     /// The same elsewhere than in the usual place for temporary files.
     pub fn new_in(parent: impl AsRef<Path>) -> Self {
         let dir = tempfile::tempdir_in(parent).expect("a temporary directory");
-        let place = Self { dir, _memory: None };
+        let place = Self { dir, isolation: Some("uml"), _memory: None };
         for name in ["home", "work", "tmp"] {
             std::fs::create_dir(place.path(name)).expect("a directory");
         }
@@ -225,10 +227,16 @@ impl Place {
         let cache = cache_dir();
         let mut arguments = arguments.into_iter();
         let first = arguments.next();
-        command.args(&first);
-        let starts_guest = first.is_some_and(|name| name.as_ref() == "exec" || name.as_ref() == "shell");
-        if let Some(kernel) = chosen_kernel().filter(|_| starts_guest) {
-            command.arg("--kernel").arg(kernel);
+        let starts_machine = first.as_ref().is_some_and(|word| {
+            let word: &OsStr = word.as_ref();
+            word == "exec" || word == "shell"
+        });
+        command.args(first);
+        if let (true, Some(isolation)) = (starts_machine, self.isolation) {
+            command.args(["--isolation", isolation]);
+            if let (Some(kernel), "uml") = (chosen_kernel(), isolation) {
+                command.arg("--kernel").arg(kernel);
+            }
         }
         command
             .args(arguments)
@@ -242,7 +250,13 @@ impl Place {
         command
     }
 
-    /// Runs a script in a guest.
+    /// The same place for another kind of machine; nothing leaves the choice to the program.
+    pub fn with_isolation(mut self, isolation: Option<&'static str>) -> Self {
+        self.isolation = isolation;
+        self
+    }
+
+    /// Runs a script in a machine.
     pub fn exec(&self, script: &str) -> Ran {
         Ran::from(self.sekexe(["exec", script]).output().expect("our program starts"))
     }

@@ -33,7 +33,18 @@ fn messages_to_guest() -> Vec<ToGuest<'static>> {
         }],
         ..Boot::default()
     };
+    let layer = |path: &str, kind| Layer { path: ByteBuf::from(path), kind };
+    let namespaces = Namespaces {
+        layers: vec![
+            layer("usr", LayerKind::Overlay),
+            layer("var", LayerKind::Directory { mode: 0o755 }),
+            layer("var/run", LayerKind::Link(ByteBuf::from("/run"))),
+        ],
+        seal: Seal::UserNamespace,
+        ..Namespaces::default()
+    };
     vec![
+        ToGuest::Boot(Boot { ground: Ground::Namespaces(namespaces), ..boot.clone() }),
         ToGuest::Boot(boot),
         ToGuest::WriteFile { session: 1, path: ByteBuf::from("/s"), mode: 0o700, data: b"\0x" },
         ToGuest::Spawn(spawn()),

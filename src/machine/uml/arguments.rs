@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::Path;
 
-use crate::plan::Plan;
+use crate::plan::guest::Plan;
 
 /// What carries the channel into the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

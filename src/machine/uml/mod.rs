@@ -2,56 +2,34 @@
 
 mod arguments;
 mod confine;
-pub mod shadows;
 
 use std::fs::{self, File, Permissions};
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
-use nix::unistd::pipe2;
+use nix::unistd::Pid;
 use sekexe_init::protocol::LINE_BUFFER;
 
 use super::run_dir::RunDir;
-use super::{Confinement, Machine};
+use super::{Access, Confinement, INIT, Kind, Machine, channel};
 use crate::kernel::Kernel;
-use crate::plan::Plan;
+use crate::plan::guest::Plan;
 use crate::sys::{self, Restrictions};
 use arguments::Carrier;
 
-/// The guest's PID 1.
-const INIT: &[u8] = include_bytes!(env!("SEKEXE_INIT"));
-
 /// Mount points in the directory that the guest's kernel starts in; the init knows the names.
 const MOUNT_POINTS: [&str; 2] = ["dev", "scratch"];
-
-/// Bytes that the channel's socket holds in each direction.
-const SOCKET_BUFFER: usize = 4 << 20;
 
 /// Name of the swap file in the run directory.
 const SWAP: &str = "swap";
 
 /// Device under which the guest sees its swap file.
 pub const SWAP_DEVICE: &str = "/dev/ubda";
-
-/// Which host files the guest may touch.
-#[derive(Debug, Clone)]
-pub struct Access {
-    /// Directory that becomes the guest's root.
-    pub rootfs: PathBuf,
-    /// Paths that it may change.
-    pub writable: Vec<PathBuf>,
-    /// Further paths that it may read.
-    pub readable: Vec<PathBuf>,
-    /// Paths that it must not read. Must not lie inside `writable` or `readable`.
-    pub hidden: Vec<PathBuf>,
-}
 
 /// Starts the kernel. It boots while the caller prepares the rest.
 ///
@@ -68,8 +46,7 @@ pub fn start(kernel: &Kernel, plan: &Plan, access: &Access, run_dir: RunDir) -> 
     }
 
     let (ours, theirs) = channel().context("create the channel to the guest")?;
-    let (console, console_end) = pipe2(OFlag::O_CLOEXEC).context("create the console's pipe")?;
-    fcntl(&console, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("create the console's pipe")?;
+    let (console, console_end) = super::console().context("create the console's pipe")?;
 
     let ruleset = confine::ruleset(access, &kernel.path, run_dir.path())?;
     let carrier = if kernel.features.hostfd { Carrier::HostFd } else { Carrier::SerialLine };
@@ -101,16 +78,26 @@ pub fn start(kernel: &Kernel, plan: &Plan, access: &Access, run_dir: RunDir) -> 
     };
     let started = sys::start_restricted(&mut command, &restrictions)
         .with_context(|| format!("cannot start the guest kernel {}", kernel.path.display()))?;
-    let text = |paths: &[PathBuf]| paths.iter().map(|p| p.display().to_string()).collect();
     let confinement = Confinement {
         landlock_abi: ruleset.abi,
         no_new_privs: true,
         read_only_mounts: started.sealed,
-        writable: text(&access.writable),
-        hidden: text(&access.hidden),
+        namespaces: false,
+        seccomp_filter: false,
+        writable: super::texts(&access.writable),
+        hidden: super::texts(&access.hidden),
     };
-    let line_buffer = (carrier == Carrier::SerialLine).then_some(LINE_BUFFER);
-    Machine::new(started.child, ours, console, confinement, line_buffer, run_dir)
+    Ok(Machine {
+        kind: Kind::Uml,
+        channel: ours,
+        console,
+        pidfd: sys::open_pidfd(&started.child).context("watch the machine's process")?,
+        confinement,
+        line_buffer: (carrier == Carrier::SerialLine).then_some(LINE_BUFFER),
+        pid: Pid::from_raw(started.child.id() as i32),
+        ended: None,
+        run_dir: Some(run_dir),
+    })
 }
 
 /// The guest's kernel holds a descriptor for each of its processes and open files.
@@ -142,14 +129,4 @@ fn create_swap_file(at: &Path, bytes: u64) -> std::io::Result<()> {
     file.set_permissions(Permissions::from_mode(0o600))?;
     file.write_all(&header)?;
     file.set_len(bytes)
-}
-
-fn channel() -> nix::Result<(OwnedFd, OwnedFd)> {
-    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?;
-    for end in [&ours, &theirs] {
-        // The kernel gives less where its limit is lower, which is fine.
-        let _ = setsockopt(end, sockopt::SndBuf, &SOCKET_BUFFER);
-    }
-    fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    Ok((ours, theirs))
 }

@@ -1,0 +1,76 @@
+//! What a command has started, where no control group knows.
+//!
+//! Descendants are found by their parents and by their session; one that has detached itself from
+//! both lives until the machine ends, as it would on a host.
+
+use std::fs;
+
+use nix::libc::pid_t;
+
+/// Everything that belongs to the command whose first process is `leader`, that one included.
+pub fn of_command(leader: pid_t) -> Vec<pid_t> {
+    let all = all();
+    let mut found = vec![leader];
+    found.extend(all.iter().filter(|p| p.session == leader && p.pid != leader).map(|p| p.pid));
+    let mut at = 0;
+    while at < found.len() {
+        let parent = found[at];
+        let children: Vec<pid_t> =
+            all.iter().filter(|p| p.parent == parent && !found.contains(&p.pid)).map(|p| p.pid).collect();
+        found.extend(children);
+        at += 1;
+    }
+    found
+}
+
+/// Everything that was started by this process and what it started.
+pub fn descendants() -> Vec<pid_t> {
+    let own = std::process::id() as pid_t;
+    of_command(own).into_iter().filter(|pid| *pid != own).collect()
+}
+
+struct Process {
+    pid: pid_t,
+    parent: pid_t,
+    session: pid_t,
+}
+
+fn all() -> Vec<Process> {
+    let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
+    numbers.filter_map(|entry| describe(entry.file_name().to_str()?.parse().ok()?)).collect()
+}
+
+fn describe(pid: pid_t) -> Option<Process> {
+    // The name may contain anything, a closing parenthesis too.
+    let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let after = text.iter().rposition(|byte| *byte == b')')? + 2;
+    let rest = String::from_utf8_lossy(text.get(after..)?).into_owned();
+    let fields: Vec<&str> = rest.split(' ').collect();
+    Some(Process { pid, parent: fields.get(1)?.parse().ok()?, session: fields.get(3)?.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn children_and_their_children_are_found() {
+        let mut child = Command::new("sh").args(["-c", "sleep 100 & wait"]).spawn().unwrap();
+        let leader = child.id() as pid_t;
+        let found = loop {
+            let found = of_command(leader);
+            if found.len() > 1 {
+                break found;
+            }
+            std::thread::yield_now();
+        };
+        assert_eq!(found[0], leader);
+        assert!(!found.contains(&(std::process::id() as pid_t)));
+        for pid in found {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
+        }
+        child.wait().unwrap();
+    }
+}

@@ -1,0 +1,174 @@
+//! Assembles the machine's root: the host's files below, a throw-away layer above.
+//!
+//! Where the host's files come from differs: hostfs in a guest ([`guest`]), the host's own mounts
+//! in namespaces ([`namespaces`]). What they have in common is here.
+//!
+//! Everything writable that is thrown away (the upper layers, `/tmp`, `/run`, the stores of
+//! container engines, `/dev/shm`) shares one tmpfs with one size limit: a full one is `ENOSPC` for
+//! the writer, while several of them could together fill the machine's memory.
+
+pub mod guest;
+pub mod namespaces;
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::unistd::{chdir, pivot_root};
+
+/// The one tmpfs.
+const SCRATCH: &str = "/scratch";
+/// Where the new root is put together.
+pub const ROOT: &str = "/scratch/root";
+
+/// Places of their own on the scratch tmpfs: path in the root and permission bits. Container
+/// engines are among them because an overlay cannot be the upper layer of another overlay.
+const PRIVATE: [(&str, u32); 6] = [
+    ("tmp", 0o1777),
+    ("run", 0o755),
+    ("dev/shm", 0o1777),
+    ("var/lib/docker", 0o710),
+    ("var/lib/containerd", 0o711),
+    ("var/lib/containers", 0o700),
+];
+
+const NO_OPTIONS: Option<&str> = None;
+
+/// Mounts the throw-away layer.
+fn mount_scratch(at: &str, size: u64) -> Result<()> {
+    let options = format!("size={size},nr_inodes=0,mode=0755");
+    mount(Some("scratch"), at, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
+        .context("mount the throw-away layer")
+}
+
+/// Gives the new root its places that are neither the host's nor layered above it.
+fn provide_private_places() -> Result<()> {
+    for (place, mode) in PRIVATE {
+        let source = Path::new(SCRATCH).join(place.replace('/', "-"));
+        create_directory(&source, mode)?;
+        let target = Path::new(ROOT).join(place);
+        if create_mount_point(&target, true).is_ok() {
+            bind(&source, &target)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the assembled root the root, and everything else unreachable.
+pub fn enter() -> Result<()> {
+    chdir(ROOT).context("enter the new root")?;
+    pivot_root(".", ".").context("change the root")?;
+    umount2(".", MntFlags::MNT_DETACH).context("leave the old root")?;
+    chdir("/").context("enter the new root")?;
+    // Container engines expect mounts to propagate.
+    mount(NO_OPTIONS, "/", NO_OPTIONS, MsFlags::MS_SHARED | MsFlags::MS_REC, NO_OPTIONS)
+        .context("share mounts")
+}
+
+/// An overlay of its own for a directory that a private place such as `/tmp` would hide. The
+/// directory is mounted at a name of ours first, by `bring`, so that no path of the user's is part
+/// of a mount option.
+fn throw_away(
+    number: usize,
+    target: &Path,
+    xattrs: Xattrs,
+    bring: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
+    let name = format!("share-{number}");
+    let lower = Path::new(SCRATCH).join(&name).join("lower");
+    create_directory(lower.parent().unwrap_or(&lower), 0o755)?;
+    create_directory(&lower, 0o755)?;
+    bring(&lower)?;
+    let lower = lower.to_str().context("a path of ours is not text")?;
+    let upper = overlay(&name, lower, target, xattrs, |_| Ok(()))?;
+    fs::set_permissions(upper, fs::metadata(lower)?.permissions())?;
+    Ok(())
+}
+
+/// Where an overlay keeps its notes on files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Xattrs {
+    /// In attributes that only root of the host may set.
+    Trusted,
+    /// In attributes that anybody may set: all that there is in a user namespace.
+    User,
+}
+
+impl Xattrs {
+    /// The attribute by which a directory hides what the lower layer has in its place.
+    fn opaque(self) -> &'static std::ffi::CStr {
+        match self {
+            Self::Trusted => c"trusted.overlay.opaque",
+            Self::User => c"user.overlay.opaque",
+        }
+    }
+}
+
+/// Mounts an overlay of `lower` at `target`, after `prepare` has filled its upper layer, and
+/// returns that layer.
+fn overlay(
+    name: &str,
+    lower: &str,
+    target: &Path,
+    xattrs: Xattrs,
+    prepare: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let base = format!("{SCRATCH}/{name}");
+    let (upper, work) = (format!("{base}/upper"), format!("{base}/work"));
+    DirBuilder::new().recursive(true).create(&base).context("create the throw-away layer")?;
+    create_directory(Path::new(&upper), 0o755)?;
+    create_directory(Path::new(&work), 0o755)?;
+    prepare(Path::new(&upper))?;
+    // With redirect_dir a directory of the lower layer can be renamed; without it that is EXDEV.
+    let options: &[&str] = match xattrs {
+        Xattrs::Trusted => &[",redirect_dir=on", ""],
+        Xattrs::User => &[",userxattr"],
+    };
+    let mut result = Ok(());
+    for option in options {
+        let data = format!("lowerdir={lower},upperdir={upper},workdir={work}{option}");
+        result = mount(Some("overlay"), target, Some("overlay"), MsFlags::empty(), Some(data.as_str()));
+        if result.is_ok() {
+            break;
+        }
+    }
+    result.with_context(|| format!("mount an overlay of {lower}"))?;
+    Ok(upper.into())
+}
+
+fn bind(source: &Path, target: &Path) -> Result<()> {
+    mount(Some(source), target, NO_OPTIONS, MsFlags::MS_BIND, NO_OPTIONS)
+        .with_context(|| format!("bind {}", target.display()))
+}
+
+fn create_directory(at: &Path, mode: u32) -> Result<()> {
+    DirBuilder::new().mode(mode).create(at).with_context(|| format!("create {}", at.display()))?;
+    // The umask does not apply to this call.
+    fs::set_permissions(at, Permissions::from_mode(mode))
+        .with_context(|| format!("set the mode of {}", at.display()))
+}
+
+/// Makes sure that something can be mounted at `at`.
+fn create_mount_point(at: &Path, directory: bool) -> std::io::Result<()> {
+    match fs::symlink_metadata(at) {
+        Ok(found) if found.is_dir() == directory && !found.is_symlink() => return Ok(()),
+        Ok(found) if found.is_dir() => fs::remove_dir_all(at)?,
+        Ok(_) => fs::remove_file(at)?,
+        Err(_) => {}
+    }
+    if directory {
+        return fs::create_dir_all(at);
+    }
+    if let Some(parent) = at.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    File::create(at).map(drop)
+}
+
+fn path(bytes: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(bytes))
+}

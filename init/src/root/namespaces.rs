@@ -1,0 +1,175 @@
+//! The root of namespaces: the host's files are the host's own mounts.
+//!
+//! An overlay cannot have a lower layer with mounts below it in a user namespace, so the root is
+//! made of many layers, which the host has worked out ([`Layer`]). Every path of the host's is
+//! opened without following symbolic links: whoever swaps one in meanwhile gets an error.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, Permissions};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::unistd::{chdir, pivot_root};
+use sekexe_init::protocol::{Boot, Layer, LayerKind, Namespaces, Shadow, ShadowKind, Share};
+
+use super::{ROOT, SCRATCH, Xattrs, create_directory, create_mount_point, overlay, path, throw_away};
+use crate::shadows::{self, Style};
+use crate::sys::mounts::{self, Attributes};
+
+/// The host's root, until the new one is entered.
+pub const HOST: &str = "/host";
+
+/// Directories of which every host has one: the throw-away layer needs a place to be mounted.
+const FOOTHOLDS: [&str; 5] = ["/tmp", "/run", "/mnt", "/proc", "/usr"];
+
+/// Goes over to a tmpfs that has the host's root below it.
+pub fn take_place(boot: &Boot) -> Result<()> {
+    let foothold = FOOTHOLDS.into_iter().find(|place| Path::new(place).is_dir());
+    let foothold = foothold.context("the host has no directory to mount anything on")?;
+    super::mount_scratch(foothold, boot.writable_bytes)?;
+    chdir(foothold).context("enter the throw-away layer")?;
+    fs::create_dir("host").context("create /host")?;
+    pivot_root(".", "host").context("change the root for a first time")?;
+    chdir("/").context("enter the throw-away layer")?;
+    [SCRATCH, ROOT].into_iter().try_for_each(|at| create_directory(Path::new(at), 0o755))
+}
+
+/// Puts the new root together at [`ROOT`].
+pub fn assemble(boot: &Boot, namespaces: &Namespaces, warnings: &mut Vec<String>) -> Result<()> {
+    let mut assembly = Assembly {
+        rootfs: Path::new(HOST).join(inside(&boot.rootfs)),
+        xattrs: if namespaces.in_user_namespace { Xattrs::User } else { Xattrs::Trusted },
+        host_root: namespaces.host_root,
+        shadows: &boot.shadows,
+        warnings,
+    };
+    // A root has to be a mount. Where one layer is all of it, it covers this one.
+    super::bind(Path::new(ROOT), Path::new(ROOT))?;
+    for (number, layer) in namespaces.layers.iter().enumerate() {
+        assembly.add(number, layer).with_context(|| format!("/{}", path(&layer.path).display()))?;
+    }
+    let overlays: Vec<&Path> =
+        namespaces.layers.iter().filter(|l| l.kind == LayerKind::Overlay).map(|l| path(&l.path)).collect();
+    let elsewhere = |shadow: &&Shadow| !overlays.iter().any(|o| path(&shadow.path).starts_with(o));
+    for shadow in boot.shadows.iter().filter(elsewhere) {
+        shadows::apply_directly(shadow, Path::new(ROOT)).or_else(|why| assembly.forgive(shadow, why))?;
+    }
+    super::provide_private_places()?;
+    share_host_paths(boot, assembly.xattrs, namespaces.host_root)
+}
+
+/// What every layer is made with.
+struct Assembly<'a> {
+    rootfs: PathBuf,
+    xattrs: Xattrs,
+    host_root: bool,
+    shadows: &'a [Shadow],
+    warnings: &'a mut Vec<String>,
+}
+
+impl Assembly<'_> {
+    fn add(&mut self, number: usize, layer: &Layer) -> Result<()> {
+        let at = path(&layer.path);
+        let (source, target) = (self.rootfs.join(at), Path::new(ROOT).join(at));
+        match &layer.kind {
+            LayerKind::Overlay => self.add_overlay(number, at, &source, &target),
+            LayerKind::ReadOnly => {
+                let opened = open(&source, OFlag::O_PATH)?;
+                let directory = File::from(opened.try_clone()?).metadata()?.is_dir();
+                create_mount_point(&target, directory).context("create the mount point")?;
+                mounts::bind(opened.as_fd(), &target, Attributes::READ_ONLY).context("bind it read-only")
+            }
+            LayerKind::Directory { mode } => create_directory(&target, *mode),
+            LayerKind::Copy => {
+                let mut from = File::from(open(&source, OFlag::O_RDONLY)?);
+                let mut to = File::create(&target)?;
+                std::io::copy(&mut from, &mut to)?;
+                Ok(to.set_permissions(Permissions::from_mode(from.metadata()?.permissions().mode()))?)
+            }
+            LayerKind::Link(to) => Ok(symlink(OsStr::from_bytes(to), &target)?),
+        }
+    }
+
+    fn add_overlay(&mut self, number: usize, at: &Path, source: &Path, target: &Path) -> Result<()> {
+        let name = format!("layer-{number}");
+        let opened = open(source, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+        let mode = File::from(opened.try_clone()?).metadata()?.permissions();
+        create_mount_point(target, true).context("create the mount point")?;
+        // Bound to a name of ours, so that no path of the user's is part of a mount option.
+        let lower = Path::new(SCRATCH).join(&name).join("lower");
+        fs::create_dir_all(&lower)?;
+        mounts::bind_alone(opened.as_fd(), &lower).context("bind the lower layer")?;
+        let lower = lower.to_str().context("a path of ours is not text")?;
+        let shadows: Vec<Shadow> = self.shadows.iter().filter_map(|shadow| below(shadow, at)).collect();
+        let upper = overlay(&name, lower, target, self.xattrs, |upper| {
+            let style = Style { opaque: self.xattrs.opaque(), owner: None, every_owner: self.host_root };
+            let failed = shadows::apply(&shadows, upper, style);
+            failed.into_iter().try_for_each(|(shadow, why)| self.forgive(shadow, why))
+        })?;
+        fs::set_permissions(upper, mode).context("set its mode")?;
+        if self.host_root {
+            mounts::set(target, Attributes::NO_DEVICES).context("close its device files")?;
+        }
+        Ok(())
+    }
+
+    /// Lets a failed shadow be, unless it hides something: nothing else keeps that from being read.
+    fn forgive(&mut self, shadow: &Shadow, why: anyhow::Error) -> Result<()> {
+        let name = path(&shadow.path).display();
+        if shadow.kind == ShadowKind::Absent {
+            return Err(why.context(format!("hide /{name}")));
+        }
+        self.warnings.push(format!("/{name} is not shadowed: {why}"));
+        Ok(())
+    }
+}
+
+/// The shadow as the layer at `at` sees it, if it lies in there.
+fn below(shadow: &Shadow, at: &Path) -> Option<Shadow> {
+    let rest = path(&shadow.path).strip_prefix(at).ok()?;
+    let named = !rest.as_os_str().is_empty();
+    named.then(|| Shadow { path: rest.as_os_str().as_bytes().to_vec().into(), ..shadow.clone() })
+}
+
+/// Brings the paths of `--rw` and the working directory into the root, shortest path first, so
+/// that a path inside another one lies above it.
+fn share_host_paths(boot: &Boot, xattrs: Xattrs, host_root: bool) -> Result<()> {
+    let mut shares: Vec<&Share> = boot.shares.iter().collect();
+    shares.sort_by_key(|share| share.path.len());
+    let attributes = if host_root { Attributes::NO_DEVICES } else { Attributes::NONE };
+    for (number, share) in shares.into_iter().enumerate() {
+        let shown = path(&share.path).display();
+        let source = Path::new(HOST).join(inside(&share.path));
+        let target = Path::new(ROOT).join(inside(&share.path));
+        let opened = open(&source, OFlag::O_PATH).with_context(|| format!("open {shown}"))?;
+        if File::from(opened.try_clone()?).metadata()?.is_dir() != share.directory {
+            bail!("{shown} has become something else meanwhile");
+        }
+        create_mount_point(&target, share.directory)
+            .with_context(|| format!("create {shown} in the machine"))?;
+        if share.writable {
+            mounts::bind(opened.as_fd(), &target, attributes).with_context(|| format!("bind {shown}"))?;
+        } else if share.directory {
+            throw_away(number, &target, xattrs, |lower| {
+                mounts::bind(opened.as_fd(), lower, attributes).with_context(|| format!("bind {shown}"))
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Opens a path of the host's in which nothing is a symbolic link.
+fn open(at: &Path, flags: OFlag) -> Result<OwnedFd> {
+    let how = OpenHow::new()
+        .flags(flags | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    openat2(nix::fcntl::AT_FDCWD, at, how).context("open it without following links")
+}
+
+fn inside(absolute: &[u8]) -> &Path {
+    path(absolute).strip_prefix("/").unwrap_or(path(absolute))
+}

@@ -1,0 +1,155 @@
+//! What a chosen machine takes: a guest's kernel and its files, or the layers of a root.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nix::unistd::Uid;
+
+use crate::cli::exec::MachineArgs;
+use crate::commands::{Environment, Messages, kernel};
+use crate::detect::{self, Limits, Support};
+use crate::kernel::Kernel;
+use crate::kernel::catalogue::Catalogue;
+use crate::machine::Access;
+use crate::machine::namespaces::layers::{self, Layers, Survey};
+use crate::machine::run_dir::RunDir;
+use crate::plan::namespaces::Foundation;
+use crate::plan::{Capabilities, Isolation, Machine, Request, guest, namespaces};
+
+/// Everything that starting a machine takes.
+pub enum Means {
+    /// A guest.
+    Guest(Guest),
+    /// Namespaces.
+    Namespaces(namespaces::Plan, Layers),
+    /// No isolation: a place for the script.
+    None(RunDir),
+    /// What was there has been used.
+    Spent,
+}
+
+/// Everything that starting a guest takes.
+pub struct Guest {
+    /// Its kernel.
+    pub kernel: Kernel,
+    /// What it gets.
+    pub plan: guest::Plan,
+    /// Modules that its kernel needs for its root.
+    pub modules: Vec<PathBuf>,
+    /// Where its files are.
+    pub run_dir: RunDir,
+    /// Where its kernel's messages go.
+    pub log: Option<File>,
+}
+
+/// What the host gives, as far as the request depends on it: to probe takes time.
+pub fn capabilities(request: &Request, env: &Environment) -> Result<Capabilities> {
+    let cache = env.cache_dir.as_ref().map(|dir| dir.join("sekexe-ci"));
+    let guest = match cfg!(target_arch = "x86_64") {
+        true => Support::Yes,
+        false => Support::no("User Mode Linux exists for x86-64 only", Some("use an x86-64 host")),
+    };
+    Ok(Capabilities {
+        namespaces: match request.isolation {
+            Isolation::Auto | Isolation::Namespaces => {
+                detect::namespaces::probe_cached(&env.path, cache.as_deref())
+            }
+            Isolation::Uml | Isolation::None => detect::Namespaces::not_asked(),
+        },
+        root: Uid::effective().is_root(),
+        admin: detect::namespaces::has_admin_capability(),
+        control_group: Support::no(
+            "no control group is delegated to us",
+            Some("leave --memory out, or use --isolation uml"),
+        ),
+        guest,
+        limits: Limits::probe()?,
+    })
+}
+
+/// What a machine is called in messages.
+pub fn name_of(machine: &Machine) -> &'static str {
+    match machine {
+        Machine::Namespaces(_) => "namespaces",
+        Machine::Guest => "a guest kernel",
+        Machine::None => "no isolation",
+    }
+}
+
+impl Means {
+    /// Gets what the machine takes. Builds a kernel where a guest has none yet.
+    pub fn find(
+        machine: Machine,
+        args: &MachineArgs,
+        env: &Environment,
+        request: &Request,
+        access: &Access,
+        limits: &Limits,
+    ) -> Result<Self> {
+        Ok(match machine {
+            Machine::Guest => Self::Guest(Guest::find(args, env, request, limits)?),
+            Machine::None => Self::None(RunDir::create(&env.temporary_places)?),
+            Machine::Namespaces(plan) => {
+                let layers = survey(&plan, access)?;
+                Self::Namespaces(plan.sealed(layers.need_seal())?, layers)
+            }
+        })
+    }
+}
+
+fn survey(plan: &namespaces::Plan, access: &Access) -> Result<Layers> {
+    let mountinfo = std::fs::read("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
+    layers::survey(&Survey {
+        rootfs: &access.rootfs,
+        mounts: &layers::mounts(&mountinfo),
+        hidden: &access.hidden,
+        overlays: plan.overlays,
+        in_user_namespace: plan.foundation == Foundation::UserNamespace,
+    })
+}
+
+impl Guest {
+    /// Gets what a guest takes.
+    pub fn find(args: &MachineArgs, env: &Environment, request: &Request, limits: &Limits) -> Result<Self> {
+        guest::check(request, limits)?;
+        let log = args.kernel_log.as_ref().map(|path| {
+            File::create(path).with_context(|| format!("--kernel-log {}: create it", path.display()))
+        });
+        let log = log.transpose()?;
+        let options: Vec<&str> =
+            request.needs.iter().flat_map(|need| need.kernel_options()).copied().collect();
+        let catalogue = Catalogue::embedded()?;
+        let profile = match (&args.profile, options.is_empty()) {
+            (None, false) => catalogue.profile_with(&options),
+            (asked, _) => asked.as_deref(),
+        };
+        let selector = args.kernel.clone().unwrap_or_else(|| "auto".into());
+        // After everything that can be refused at once: this may take minutes.
+        let kernel = kernel::resolve(&selector, profile, env)?;
+        let run_dir = RunDir::create(&env.temporary_places)?;
+        let plan = guest::plan(request, limits, &kernel.features, run_dir.disk_free(), std::process::id())?;
+        if args.verbose {
+            let messages = Messages::new(env);
+            messages.note(format_args!("guest kernel {} ({})", kernel.release, kernel.path.display()));
+        }
+        Ok(Self { modules: modules(&kernel)?, kernel, plan, run_dir, log })
+    }
+}
+
+/// Modules that a distribution's kernel needs for the guest's root.
+fn modules(kernel: &Kernel) -> Result<Vec<PathBuf>> {
+    if kernel.features.overlay {
+        return Ok(Vec::new());
+    }
+    let places = ["/usr/lib/uml/modules", "/lib/modules", "/usr/lib/modules"];
+    let name = Path::new("kernel/fs/overlayfs/overlay.ko");
+    let mut files = places.iter().map(|place| Path::new(place).join(&kernel.release).join(name));
+    match files.find(|file| file.exists()) {
+        Some(file) => Ok(vec![file]),
+        None => bail!(
+            "{}: this kernel has no overlay file system, neither built in nor as a module; try --kernel auto",
+            kernel.path.display()
+        ),
+    }
+}

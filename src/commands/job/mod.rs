@@ -1,0 +1,152 @@
+//! A command and the machine it wants, from the typed options to the end.
+//!
+//! Everything that can fail does so before a machine is started: [`Job::prepare`] resolves paths,
+//! chooses the machine and gets what it needs. [`Prepared::run`] starts it, runs the command and
+//! ends it; [`Concluded::conclude`] tells how it went.
+
+mod conclude;
+mod environment;
+mod means;
+mod run;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use sekexe_init::protocol::WindowSize;
+
+use super::{Environment, Messages};
+use crate::cli::exec::MachineArgs;
+use crate::exposure::{self, Exposure, Wish};
+use crate::machine::{Access, hidden};
+use crate::plan::{self, Choice, FallBack};
+use crate::session::{Input, Output};
+use crate::step::{Shell, Step, Work};
+pub use conclude::Concluded;
+use means::Means;
+
+/// A command and the machine it wants.
+pub struct Job<'a> {
+    /// The machine's options.
+    pub machine: &'a MachineArgs,
+    /// What to run.
+    pub work: Work,
+    /// How, if it is a script.
+    pub shell: Shell,
+    /// How long it may take.
+    pub timeout: Option<Duration>,
+    /// Where the result goes.
+    pub result: Option<PathBuf>,
+    /// Size of its terminal, if it gets one.
+    pub terminal: Option<WindowSize>,
+}
+
+/// Where a command's bytes come from and go to.
+pub struct Streams {
+    /// Its standard input.
+    pub input: Input,
+    /// Its standard output, or its terminal.
+    pub stdout: Output,
+    /// Its standard error.
+    pub stderr: Output,
+}
+
+/// A command whose machine can be started.
+pub struct Prepared<'a> {
+    started: Instant,
+    args: &'a MachineArgs,
+    env: &'a Environment,
+    timeout: Option<Duration>,
+    result: Option<PathBuf>,
+    terminal: Option<WindowSize>,
+    access: Access,
+    exposure: Exposure,
+    step: Step,
+    request: plan::Request,
+    reason: String,
+    fall_back: Option<FallBack>,
+    means: Means,
+}
+
+impl<'a> Job<'a> {
+    /// Does everything that can fail before a machine is started.
+    pub fn prepare(self, env: &'a Environment) -> Result<Prepared<'a>> {
+        let started = Instant::now();
+        let args = self.machine;
+        let current_dir = std::env::current_dir()
+            .context("the current directory cannot be found out; change to one that exists")?;
+        let rootfs = args
+            .rootfs
+            .canonicalize()
+            .with_context(|| format!("--rootfs {}: name a directory that exists", args.rootfs.display()))?;
+        if !rootfs.is_dir() {
+            bail!("--rootfs {}: it is not a directory; unpack it first", args.rootfs.display());
+        }
+        for path in &args.hide {
+            if path.symlink_metadata().is_err() {
+                bail!("--hide {}: it does not exist; check the name", path.display());
+            }
+        }
+        let hidden = hidden::existing(env.home.as_deref(), &current_dir, &args.hide, &args.show);
+        let exposure = exposure::resolve(&Wish {
+            rootfs: rootfs.clone(),
+            current_dir: current_dir.clone(),
+            writable: args.rw.clone(),
+            read_only: args.ro,
+            hidden: hidden.clone(),
+        })?;
+        let step = Step {
+            work: self.work,
+            shell: self.shell,
+            env: environment::variables(args, env)?,
+            workdir: args.workdir.clone().unwrap_or(current_dir).into(),
+            user: args.user.clone(),
+        };
+        let access = Access {
+            rootfs,
+            writable: exposure.writable.clone(),
+            readable: exposure.readable.clone(),
+            hidden,
+        };
+        let request = request(args, &access);
+        let capabilities = means::capabilities(&request, env)?;
+        let Choice { machine, reason, fall_back } = plan::choose(&request, &capabilities)?;
+        let messages = Messages::new(env);
+        if let Some(fall_back) = &fall_back {
+            messages.warning(fall_back);
+        }
+        if args.verbose {
+            messages.note(format_args!("{}: {reason}", means::name_of(&machine)));
+        }
+        let means = Means::find(machine, args, env, &request, &access, &capabilities.limits)?;
+        Ok(Prepared {
+            started,
+            args,
+            env,
+            timeout: self.timeout,
+            result: self.result,
+            terminal: self.terminal,
+            access,
+            exposure,
+            step,
+            request,
+            reason,
+            fall_back,
+            means,
+        })
+    }
+}
+
+fn request(args: &MachineArgs, access: &Access) -> plan::Request {
+    plan::Request {
+        isolation: args.isolation.into(),
+        memory: args.memory,
+        cpus: args.cpus,
+        untrusted: args.untrusted,
+        kernel: args.kernel.is_some() || args.profile.is_some() || args.kernel_log.is_some(),
+        needs: args.needs(),
+        as_root: matches!(args.user.as_str(), "root" | "0" | "0:0" | "root:root"),
+        host_rootfs: access.rootfs == std::path::Path::new("/"),
+        guarded: args.ro || !(args.rw.is_empty() && args.hide.is_empty() && args.deny.is_empty()),
+    }
+}

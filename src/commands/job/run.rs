@@ -1,0 +1,262 @@
+//! From a prepared command to a concluded one: the machine's life.
+
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Result, anyhow, bail};
+use nix::unistd::{Gid, Uid};
+use sekexe_init::protocol::{self, Boot, ByteBuf, Ground, Outcome, Shadow, ShadowKind};
+
+use super::means::{Guest, Means};
+use super::{Concluded, Prepared, Streams};
+use crate::commands::Messages;
+use crate::detect::Limits;
+use crate::machine::namespaces::{self, layers::Layers};
+use crate::machine::run_dir::RunDir;
+use crate::machine::{Kind, Machine, none, shadows, uml};
+use crate::plan::{Isolation, namespaces as plan};
+use crate::report::MachineFacts;
+use crate::session::{Command, Connection, Console, Finished, Signals, SizeOf};
+use crate::step::SCRIPT_DIR;
+
+/// The machine's name for itself.
+const HOSTNAME: &str = "sekexe";
+
+/// A machine that has come up, or will.
+struct Up {
+    connection: Connection,
+    facts: MachineFacts,
+    /// The guest kernel's file.
+    kernel: Option<PathBuf>,
+    /// Where its script goes.
+    script_dir: PathBuf,
+    warnings: Vec<String>,
+}
+
+impl Prepared<'_> {
+    /// Starts the machine, runs the command, ends the machine.
+    pub fn run(mut self, streams: Streams, window_size: Option<SizeOf>) -> Result<Concluded> {
+        // From now on they are for the command.
+        let _held = Signals::block()?;
+        let means = std::mem::replace(&mut self.means, Means::Spent);
+        let mut up = match means {
+            Means::Guest(guest) => self.boot_guest(guest, window_size)?,
+            Means::None(run_dir) => self.start_nothing(run_dir, window_size)?,
+            Means::Namespaces(plan, layers) => match self.enter_namespaces(plan, layers, window_size) {
+                Ok(up) => up,
+                Err(error) => self.fall_back(&error, window_size)?,
+            },
+            Means::Spent => bail!("a command is run only once"),
+        };
+
+        if matches!(up.connection.machine().kind, Kind::None) {
+            // Whoever the caller is.
+            self.step.user = String::new();
+        }
+        let (spawn, files) = self.step.tell(&self.access.rootfs, &up.script_dir, self.terminal);
+        let session = up.connection.spawn(Command {
+            spawn,
+            files,
+            input: streams.input,
+            stdout: streams.stdout,
+            stderr: streams.stderr,
+            timeout: self.timeout,
+        })?;
+        let finished = match up.connection.wait_until_ready(Instant::now() + self.args.boot_timeout) {
+            Ok(()) => up.connection.wait(session)?,
+            Err(failure) => up.connection.give_up(session, &failure)?,
+        };
+        self.conclude_with(up, finished)
+    }
+
+    fn conclude_with(self, up: Up, finished: Finished) -> Result<Concluded> {
+        let Up { mut connection, facts, kernel, mut warnings, .. } = up;
+        let machine = connection.info().clone();
+        let confinement = connection.machine().confinement.clone();
+        let mut notes = self.exposure.notes.clone();
+        notes.append(&mut warnings);
+        notes.extend(machine.warnings.iter().cloned());
+        let died = matches!(finished.outcome, Outcome::MachineDied(_));
+        let mut machine_end = None;
+        if !died {
+            match connection.shut_down() {
+                Ok(ended) => machine_end = Some(ended),
+                Err(error) => notes.push(format!("changes may not all have been written: {error:#}")),
+            }
+        }
+        if let Some(error) = connection.console().log_failure() {
+            notes.push(format!("--kernel-log: the log is not complete: {error}"));
+        }
+        let last_lines = connection.console().last_lines().map(str::to_owned);
+        Ok(Concluded {
+            started: self.started,
+            verbose: self.args.verbose,
+            result: self.result,
+            last_lines: if died { last_lines.collect() } else { Vec::new() },
+            outcome: finished.outcome,
+            usage: finished.usage,
+            command_time: finished.duration,
+            facts,
+            kernel,
+            machine,
+            confinement,
+            machine_end,
+            warnings: notes,
+        })
+    }
+
+    /// A guest boots while the caller goes on.
+    fn boot_guest(&self, guest: Guest, window_size: Option<SizeOf>) -> Result<Up> {
+        let mut access = self.access.clone();
+        access.readable.extend(guest.modules.iter().cloned());
+        let machine = uml::start(&guest.kernel, &guest.plan, &access, guest.run_dir)?;
+        let warnings = self.check_confinement(&machine)?;
+        // The kernel boots meanwhile.
+        let user = Uid::effective();
+        let ground = Ground::Guest(protocol::Guest {
+            owner: (!user.is_root()).then(|| (user.as_raw(), Gid::effective().as_raw())),
+            swap: (guest.plan.swap > 0).then(|| ByteBuf::from(uml::SWAP_DEVICE.as_bytes())),
+            modules: guest.modules.iter().map(|module| bytes(module)).collect(),
+        });
+        let shadows = shadows::find(&self.access.rootfs, &self.access.hidden, !user.is_root());
+        let boot = self.boot_message(shadows, guest.plan.writable, guest.plan.max_tasks, ground);
+        Ok(Up {
+            connection: self.connect(machine, &boot, guest.log, window_size)?,
+            facts: MachineFacts::of_guest(&guest.plan, &self.reason, self.fall_back.as_ref()),
+            kernel: Some(guest.kernel.path),
+            script_dir: SCRIPT_DIR.into(),
+            warnings,
+        })
+    }
+
+    /// Namespaces are up when this returns: until then another machine may take their place.
+    fn enter_namespaces(&self, plan: plan::Plan, layers: Layers, window_size: Option<SizeOf>) -> Result<Up> {
+        let machine = namespaces::start(&plan, &self.access, &self.env.path)?;
+        let mut warnings = self.check_confinement(&machine)?;
+        warnings.extend(layers.notes.iter().cloned());
+        let ground = Ground::Namespaces(namespaces::ground(&plan, layers));
+        let mut shadows = shadows::find(&self.access.rootfs, &self.access.hidden, false);
+        shadows.extend(names(&self.access.rootfs));
+        let boot = self.boot_message(shadows, plan.writable, plan.max_tasks, ground);
+        let mut connection = self.connect(machine, &boot, None, window_size)?;
+        connection
+            .wait_until_ready(Instant::now() + self.args.boot_timeout)
+            .map_err(|failure| anyhow!("{failure}"))?;
+        Ok(Up {
+            connection,
+            facts: MachineFacts::of_namespaces(&plan, &self.reason),
+            kernel: None,
+            script_dir: SCRIPT_DIR.into(),
+            warnings,
+        })
+    }
+
+    /// The command runs as what the caller is, with what the caller may.
+    fn start_nothing(&self, run_dir: RunDir, window_size: Option<SizeOf>) -> Result<Up> {
+        let script_dir = run_dir.path().to_owned();
+        let machine = none::start(run_dir)?;
+        let warnings = self.check_confinement(&machine)?;
+        let boot = self.boot_message(Vec::new(), 0, u32::MAX, Ground::Nothing);
+        Ok(Up {
+            connection: self.connect(machine, &boot, None, window_size)?,
+            facts: MachineFacts::of_nothing(&self.reason),
+            kernel: None,
+            script_dir,
+            warnings,
+        })
+    }
+
+    /// The probe said yes and the start said no: a guest takes the namespaces' place, once.
+    fn fall_back(&mut self, error: &anyhow::Error, window_size: Option<SizeOf>) -> Result<Up> {
+        if self.request.isolation != Isolation::Auto {
+            return Err(anyhow!("{error:#}")
+                .context("--isolation namespaces: the machine did not start; see sekexe-ci detect"));
+        }
+        let fall_back =
+            crate::plan::FallBack { missing: format!("they did not start: {error:#}"), remedy: None };
+        Messages::new(self.env).warning(&fall_back);
+        self.reason = fall_back.missing.clone();
+        self.fall_back = Some(fall_back);
+        let guest = Guest::find(self.args, self.env, &self.request, &Limits::probe()?)?;
+        self.boot_guest(guest, window_size)
+    }
+
+    fn connect(
+        &self,
+        machine: Machine,
+        boot: &Boot,
+        log: Option<File>,
+        window_size: Option<SizeOf>,
+    ) -> Result<Connection> {
+        let mut connection = Connection::new(machine, Console::new(log), Signals::block()?, window_size);
+        connection.boot(boot)?;
+        Ok(connection)
+    }
+
+    fn check_confinement(&self, machine: &Machine) -> Result<Vec<String>> {
+        if machine.confinement.is_enforced() {
+            return Ok(Vec::new());
+        }
+        let missing = match machine.kind {
+            Kind::None => "nothing keeps the command from what you can do",
+            _ => "the host's kernel has no Landlock: guest root can write wherever you can",
+        };
+        if self.args.require.iter().any(|what| what == "confinement") {
+            bail!(
+                "--require confinement: {missing}; use a kernel from 5.13 on with landlock in its list of LSMs"
+            );
+        }
+        Ok(vec![missing.into()])
+    }
+
+    /// What the machine is told about itself.
+    fn boot_message(
+        &self,
+        shadows: Vec<Shadow>,
+        writable_bytes: u64,
+        max_tasks: u32,
+        ground: Ground,
+    ) -> Boot {
+        Boot {
+            hostname: ByteBuf::from(HOSTNAME.as_bytes()),
+            rootfs: bytes(&self.access.rootfs),
+            shares: self.exposure.shares.clone(),
+            shadows,
+            writable_bytes,
+            max_tasks,
+            deny_io_uring: self.args.deny.iter().any(|what| what == "io-uring"),
+            ground,
+        }
+    }
+}
+
+fn bytes(path: &Path) -> ByteBuf {
+    ByteBuf::from(path.as_os_str().as_bytes())
+}
+
+/// The files that tell programs the machine's name, as the machine shall see them: in namespaces
+/// root may not be allowed to write them.
+fn names(rootfs: &Path) -> Vec<Shadow> {
+    let file = |path: &str, contents: String| Shadow {
+        path: ByteBuf::from(path.as_bytes()),
+        kind: ShadowKind::File(ByteBuf::from(contents.into_bytes())),
+        uid: 0,
+        gid: 0,
+        mode: 0o644,
+    };
+    if !rootfs.join("etc").is_dir() {
+        return Vec::new();
+    }
+    let hosts = std::fs::read(rootfs.join("etc/hosts")).unwrap_or_default();
+    let mut hosts = String::from_utf8_lossy(&hosts).into_owned();
+    if !hosts.is_empty() && !hosts.ends_with('\n') {
+        hosts.push('\n');
+    }
+    if !hosts.contains("localhost") {
+        hosts.push_str("127.0.0.1 localhost\n::1 localhost\n");
+    }
+    hosts.push_str(&format!("127.0.1.1 {HOSTNAME}\n"));
+    vec![file("etc/hostname", format!("{HOSTNAME}\n")), file("etc/hosts", hosts)]
+}

@@ -1,0 +1,90 @@
+//! Namespaces of the host's own kernel: the same init, started by [`execns`](crate::execns)' own
+//! call, over the host's own mounts.
+//!
+//! It starts in milliseconds and runs at the host's speed. What it cannot give is another kernel,
+//! and, to an ordinary user, root over files that belong to others.
+
+pub mod layers;
+mod users;
+
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd};
+
+use anyhow::{Context, Result};
+use sekexe_init::protocol::{self, Seal};
+
+use super::{Access, Confinement, Kind, Machine, channel, init_in_memory};
+use crate::execns::{Failure, Flags};
+use crate::plan::namespaces::{Foundation, Plan};
+use crate::sys::namespaces::{self as entry, Entry, Identity, Program};
+use layers::Layers;
+pub use users::Users;
+
+/// Starts the init in its namespaces. It waits for its instructions.
+///
+/// Must be called by the main thread: the machine ends with the thread that started it.
+pub fn start(plan: &Plan, access: &Access, search_path: &OsStr) -> Result<Machine> {
+    let (ours, theirs) = channel().context("create the channel to the machine")?;
+    let (console, console_end) = super::console().context("create the console's pipe")?;
+    let init = init_in_memory().context("keep the init in memory")?;
+    let null = File::open("/dev/null").context("open /dev/null")?;
+    let users = if plan.many_users { Users::find(search_path) } else { None };
+    let identity = match (plan.foundation, &users) {
+        (Foundation::HostRoot, _) => Identity::Unchanged,
+        (Foundation::UserNamespace, None) => Identity::RootIsCaller,
+        (Foundation::UserNamespace, Some(_)) => Identity::RootOfMaps,
+    };
+    let argv = [CString::from(c"sekexe-init"), CString::new(theirs.as_raw_fd().to_string())?];
+    let entered = entry::enter(
+        &Entry {
+            namespaces: flags(plan).bits(),
+            identity,
+            program: Program::Open(init.as_fd()),
+            argv: &argv,
+            env: &[],
+            stdio: Some([null.as_fd(), console_end.as_fd(), console_end.as_fd()]),
+            keep: &[theirs.as_raw_fd()],
+            detached: true,
+            confined: true,
+            cpus: &plan.pin,
+            ruleset: None,
+            group: None,
+        },
+        |pid| users.as_ref().map_or(Ok(()), |users| users.map(pid)),
+    )
+    .map_err(Failure::from)
+    .context("start the namespaces machine")?;
+    let confinement = Confinement {
+        landlock_abi: 0,
+        no_new_privs: true,
+        read_only_mounts: true,
+        namespaces: true,
+        seccomp_filter: true,
+        writable: super::texts(&access.writable),
+        hidden: super::texts(&access.hidden),
+    };
+    Ok(Machine::of_init(Kind::Namespaces, entered, ours, console, confinement))
+}
+
+/// What the init is told of these namespaces.
+pub fn ground(plan: &Plan, layers: Layers) -> protocol::Namespaces {
+    protocol::Namespaces {
+        layers: layers.all,
+        seal: plan.seal.clone(),
+        host_root: plan.host_root,
+        in_user_namespace: plan.foundation == Foundation::UserNamespace,
+        many_users: plan.many_users || plan.foundation == Foundation::HostRoot,
+        own_group: false,
+    }
+}
+
+/// Which namespaces the init is born in. Those that commands shall be root of come with the second
+/// user namespace, where there is one.
+fn flags(plan: &Plan) -> Flags {
+    let mut flags = Flags::MOUNT | Flags::PID | Flags::CGROUP;
+    flags.set(Flags::USER, plan.foundation == Foundation::UserNamespace);
+    flags.set(Flags::NET | Flags::IPC | Flags::UTS, plan.seal != Seal::UserNamespace);
+    flags.set(Flags::TIME, plan.time);
+    flags
+}

@@ -1,0 +1,297 @@
+//! Tries system calls in a process that may be lost.
+//!
+//! What is to be tried is data: lists of [`Call`]s. A child goes through them, and after each list
+//! writes down how far it got, so that even one that hangs or is killed tells where. Nothing that
+//! the child does allocates or takes a lock, so it may be forked from a program with threads.
+//!
+//! The child enters namespaces itself, by `unshare`, rather than being cloned into them: a seccomp
+//! filter that kills whoever asks for one then kills the child and not us.
+
+use std::ffi::CStr;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::libc;
+use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, mkdir, read, write};
+
+/// One thing to try.
+#[derive(Debug, Clone, Copy)]
+pub enum Call<'a> {
+    /// Go on with this list only if the list of this number was done.
+    After(usize),
+    /// Enter namespaces.
+    Unshare(CloneFlags),
+    /// Go on in a child, which is the first process of a pid namespace entered before.
+    Descend,
+    /// Mount a file system. The data is empty for none.
+    Mount {
+        /// What; a file system's type.
+        kind: &'a CStr,
+        /// Where.
+        at: &'a CStr,
+        /// How.
+        flags: MsFlags,
+        /// The file system's own options.
+        data: &'a CStr,
+    },
+    /// Create a directory.
+    MakeDirectory(&'a CStr),
+    /// Write a file that exists.
+    Write(&'a CStr, &'a [u8]),
+    /// Create a file with this in it.
+    Create(&'a CStr, &'a [u8]),
+    /// Find this in a file, or fail with `EIO`.
+    Expect(&'a CStr, &'a [u8]),
+    /// Change the host's name.
+    SetHostname(&'a [u8]),
+    /// Switch the loopback interface on.
+    RaiseLoopback,
+}
+
+/// What became of a list of calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tried {
+    /// Every call succeeded.
+    Done,
+    /// One failed, and those behind it were left out.
+    Refused {
+        /// Its place in the list.
+        call: usize,
+        /// Its error.
+        errno: Errno,
+    },
+    /// The process was killed by this signal during the list or before it.
+    Killed(i32),
+    /// The list had not ended at the deadline.
+    Late,
+}
+
+/// Length of a record: the place of the call that failed, and its error or 0.
+const RECORD: usize = 8;
+/// A killed process lets go of its files within this, or never.
+const DYING: Duration = Duration::from_millis(200);
+
+/// Goes through the lists in one child process, in order; a list that fails does not keep the next
+/// from being tried. Gives one answer for each.
+///
+/// A list that changes anything must first have entered a namespace of the child's own, or begin
+/// with [`Call::After`] one that has.
+pub fn attempt(lists: &[&[Call<'_>]], deadline: Duration) -> io::Result<Vec<Tried>> {
+    assert!(lists.len() < 64, "there is a bit for each list");
+    let end = Instant::now() + deadline;
+    let (mut reports, reporter) = io::pipe()?;
+    let child = match fork()? {
+        Some(child) => child,
+        None => {
+            let mut done = 0_u64;
+            for (number, list) in lists.iter().enumerate() {
+                let record = go_through(list, done);
+                done |= u64::from(word(&record, 4) == 0) << number;
+                // A reader that has gone is no reason to go on.
+                if (&reporter).write_all(&record).is_err() {
+                    break;
+                }
+            }
+            leave()
+        }
+    };
+    drop(reporter);
+    let mut bytes = Vec::new();
+    let in_time = read_until(&mut reports, &mut bytes, lists.len() * RECORD, end)?;
+    let end = match in_time {
+        true => end,
+        false => {
+            let _ = kill(child, Signal::SIGKILL);
+            Instant::now() + DYING
+        }
+    };
+    // Its end of the pipe closes as it ends, so that the wait is short; one that cannot be killed
+    // stays with the process that inherits it from us.
+    let gone = read_until(&mut reports, &mut Vec::new(), usize::MAX, end)?;
+    let flags = if gone { WaitPidFlag::__WALL } else { WaitPidFlag::__WALL | WaitPidFlag::WNOHANG };
+    let status = waitpid(child, Some(flags));
+    let missing = match status {
+        Ok(WaitStatus::Signaled(_, signal, _)) if in_time => Tried::Killed(signal as i32),
+        _ => Tried::Late,
+    };
+    let records = bytes.chunks_exact(RECORD).map(|record| match word(record, 4) {
+        0 => Tried::Done,
+        errno => Tried::Refused { call: word(record, 0) as usize, errno: Errno::from_raw(errno) },
+    });
+    Ok(records.chain(std::iter::repeat(missing)).take(lists.len()).collect())
+}
+
+/// Reads until so many bytes are there (true), the last writer has gone (true), or it is late.
+fn read_until(from: &mut io::PipeReader, to: &mut Vec<u8>, wanted: usize, end: Instant) -> io::Result<bool> {
+    let mut block = [0; 256];
+    while to.len() < wanted {
+        let left = end.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(from.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) => return Ok(false),
+            Ok(_) => match from.read(&mut block)? {
+                0 => return Ok(true),
+                count => to.extend_from_slice(&block[..count]),
+            },
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(true)
+}
+
+fn word(record: &[u8], at: usize) -> i32 {
+    i32::from_ne_bytes([record[at], record[at + 1], record[at + 2], record[at + 3]])
+}
+
+/// Runs in the child; `done` has a bit for each list that was done.
+fn go_through(list: &[Call<'_>], done: u64) -> [u8; RECORD] {
+    let failed = list.iter().enumerate().find_map(|(at, call)| Some((at, make(call, done).err()?)));
+    let (at, errno) = failed.map_or((0, 0), |(at, errno)| (at as i32, errno as i32));
+    let mut record = [0; RECORD];
+    record[..4].copy_from_slice(&at.to_ne_bytes());
+    record[4..].copy_from_slice(&errno.to_ne_bytes());
+    record
+}
+
+fn make(call: &Call<'_>, done: u64) -> nix::Result<()> {
+    match *call {
+        Call::After(list) if done >> list & 1 == 1 => Ok(()),
+        Call::After(_) => Err(Errno::ECANCELED),
+        Call::Unshare(namespaces) => unshare(namespaces),
+        Call::Descend => descend(),
+        Call::Mount { kind, at, flags, data } => {
+            let data = (!data.is_empty()).then_some(data);
+            mount(Some(kind), at, Some(kind), flags, data)
+        }
+        Call::MakeDirectory(at) => mkdir(at, Mode::S_IRWXU),
+        Call::Write(path, bytes) => put(path, OFlag::empty(), bytes),
+        Call::Create(path, bytes) => put(path, OFlag::O_CREAT | OFlag::O_EXCL, bytes),
+        Call::Expect(path, bytes) => expect(path, bytes),
+        Call::SetHostname(name) => {
+            // SAFETY: the pointer is to as many bytes as are said.
+            Errno::result(unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) }).map(drop)
+        }
+        Call::RaiseLoopback => raise_loopback(),
+    }
+}
+
+fn put(path: &CStr, flags: OFlag, bytes: &[u8]) -> nix::Result<()> {
+    let file = open(path, OFlag::O_WRONLY | OFlag::O_CLOEXEC | flags, Mode::S_IRUSR)?;
+    let count = write(&file, bytes)?;
+    if count == bytes.len() { Ok(()) } else { Err(Errno::EIO) }
+}
+
+fn expect(path: &CStr, bytes: &[u8]) -> nix::Result<()> {
+    let file = open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let mut block = [0; 64];
+    let count = read(&file, &mut block)?;
+    if block[..count] == *bytes { Ok(()) } else { Err(Errno::EIO) }
+}
+
+fn raise_loopback() -> nix::Result<()> {
+    // SAFETY: plain system calls; `ifreq` is plain data for which all zeroes is valid, its name
+    // stays terminated by zero, and SIOCSIFFLAGS reads one.
+    unsafe {
+        let fd = Errno::result(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0))?;
+        let socket = OwnedFd::from_raw_fd(fd);
+        let mut request: libc::ifreq = std::mem::zeroed();
+        for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+            *to = *from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+        Errno::result(libc::ioctl(
+            std::os::fd::AsRawFd::as_raw_fd(&socket),
+            libc::SIOCSIFFLAGS as _,
+            &request,
+        ))
+        .map(drop)
+    }
+}
+
+/// Leaves the rest to a child, and ends when it has ended.
+fn descend() -> nix::Result<()> {
+    let Some(child) = fork()? else { return Ok(()) };
+    // Without this the child's end of the pipe would not be the last one.
+    let _ = waitpid(child, Some(WaitPidFlag::__WALL));
+    leave()
+}
+
+/// A child, to which `None` is given. It dies with us, and tells nobody of its end but who waits
+/// for it by name: no `SIGCHLD` disturbs the rest of the program.
+///
+/// The caller keeps the child from everything that takes a lock, which another thread may have
+/// held at the fork.
+fn fork() -> nix::Result<Option<Pid>> {
+    let parent = std::process::id();
+    // SAFETY: without CLONE_VM and with no new stack this is a fork: the child has a copy of
+    // everything.
+    let result = unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) };
+    match Errno::result(result)? {
+        0 => {
+            // SAFETY: plain system calls.
+            unsafe {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                // In a new pid namespace the parent has no number.
+                let now = libc::getppid() as u32;
+                if now != parent && now != 0 {
+                    libc::_exit(1);
+                }
+            }
+            Ok(None)
+        }
+        child => Ok(Some(Pid::from_raw(child as i32))),
+    }
+}
+
+fn leave() -> ! {
+    // SAFETY: ends the process at once; nothing of the parent's is flushed or removed.
+    unsafe { libc::_exit(0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn each_list_has_its_own_answer() {
+        let lists: [&[Call<'_>]; 5] = [
+            &[Call::Expect(c"/proc/self/comm/none", b"")],
+            &[Call::Expect(c"/dev/null", b""), Call::MakeDirectory(c"/proc"), Call::Descend],
+            &[Call::Descend, Call::Write(c"/dev/null", b"x")],
+            &[Call::After(1), Call::Descend],
+            &[Call::After(2)],
+        ];
+        let expected = [
+            Tried::Refused { call: 0, errno: Errno::ENOTDIR },
+            Tried::Refused { call: 1, errno: Errno::EEXIST },
+            Tried::Done,
+            Tried::Refused { call: 0, errno: Errno::ECANCELED },
+            Tried::Done,
+        ];
+        assert_eq!(attempt(&lists, PATIENCE).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_hangs_is_ended_at_the_deadline() {
+        let place = tempfile::tempdir().unwrap();
+        let fifo = place.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+        let path = std::ffi::CString::new(fifo.to_str().unwrap()).unwrap();
+        let lists: [&[Call<'_>]; 3] =
+            [&[], &[Call::Descend, Call::Expect(&path, b"")], &[Call::Write(c"/dev/null", b"x")]];
+        let tried = attempt(&lists, Duration::from_millis(50)).unwrap();
+        assert_eq!(tried, [Tried::Done, Tried::Late, Tried::Late]);
+    }
+}
