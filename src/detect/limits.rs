@@ -5,10 +5,14 @@ use std::fs;
 use anyhow::{Context, Result};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::sysinfo::sysinfo;
 use nix::unistd::Pid;
+use serde::Serialize;
+
+use super::control_group;
 
 /// Upper bounds that hold for us and for everything we start.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Limits {
     /// Physical memory, or the control group's limit where that is less, in bytes.
     pub memory_bytes: u64,
@@ -25,10 +29,13 @@ pub struct Limits {
 impl Limits {
     /// Asks the kernel.
     pub fn probe() -> Result<Self> {
-        let meminfo = fs::read_to_string("/proc/meminfo").context("read /proc/meminfo")?;
-        let total = field_kib(&meminfo, "MemTotal:").context("no MemTotal in /proc/meminfo")? << 10;
-        let available = field_kib(&meminfo, "MemAvailable:").map_or(total, |kib| kib << 10);
-        let memory_bytes = control_group_limit().map_or(total, |limit| limit.min(total));
+        let system = sysinfo().context("ask for the system's memory")?;
+        let total = system.ram_total();
+        // Counts what can be taken back from caches, too; it is only in the file.
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let available =
+            field_kib(&meminfo, "MemAvailable:").map_or_else(|| system.ram_unused(), |kib| kib << 10);
+        let memory_bytes = control_group::limits().memory_bytes.map_or(total, |limit| limit.min(total));
         let affinity = sched_getaffinity(Pid::from_raw(0)).context("ask for the allowed CPUs")?;
         Ok(Self {
             memory_bytes,
@@ -38,21 +45,6 @@ impl Limits {
             processes: getrlimit(Resource::RLIMIT_NPROC).context("ask for RLIMIT_NPROC")?.0,
         })
     }
-}
-
-/// The tightest memory limit on the way from our control group (version 2) to the root.
-fn control_group_limit() -> Option<u64> {
-    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?.to_owned();
-    let limit = |group: &str| {
-        let text = fs::read_to_string(format!("/sys/fs/cgroup/{group}/memory.max")).ok()?;
-        text.trim().parse::<u64>().ok()
-    };
-    std::iter::successors(Some(path.as_str()), |p| {
-        (!p.is_empty()).then(|| p.rsplit_once('/').map_or("", |(parent, _)| parent))
-    })
-    .filter_map(limit)
-    .min()
 }
 
 fn field_kib(meminfo: &str, name: &str) -> Option<u64> {

@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
 
-/// Whether the host lets us do something.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+/// Whether the host lets us do something. As JSON an object: `supported`, and where that is false
+/// `reason` and `remedy`, of which the latter may be null.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Support {
     /// It does: it was tried.
     Yes,
@@ -15,7 +16,7 @@ pub enum Support {
 }
 
 /// Why the host does not let us do something.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
     /// What was refused and by whom, in words: a system call with its error, a setting, a security
     /// module, a container's profile.
@@ -41,6 +42,18 @@ impl Support {
             Self::Yes => None,
             Self::No(denial) => Some(denial),
         }
+    }
+}
+
+impl Serialize for Support {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Support", 3)?;
+        fields.serialize_field("supported", &self.is_yes())?;
+        if let Self::No(denial) = self {
+            fields.serialize_field("reason", &denial.reason)?;
+            fields.serialize_field("remedy", &denial.remedy)?;
+        }
+        fields.end()
     }
 }
 

@@ -28,6 +28,10 @@ pub enum Asked {
     Nested,
 }
 
+/// Instead of a chroot.
+const UNCHROOTED: &str =
+    "enter the directory by a mount namespace, such as bwrap's or systemd-nspawn's, not by chroot";
+
 impl Asked {
     fn name(self) -> String {
         match self {
@@ -71,11 +75,14 @@ pub fn explain(asked: Asked, tried: Tried, around: &Surroundings) -> Denial {
             Some("a kernel from 5.11 on, or run as root".into()),
         ),
         (Asked::Proc, Errno::EPERM) => revealing(around),
-        (_, Errno::EINVAL) if call == 0 && asked != Asked::Nested => absent(asked),
-        (_, Errno::ENOSYS) if around.container != Some(Kind::Gvisor) && around.filtered => {
-            denial(format!("a seccomp filter denies {what} (ENOSYS)"), Some(unfiltered(around)))
+        (Asked::Mount, Errno::EINVAL) if call > 0 => {
+            denial("the root directory is no mount, as in a chroot (EINVAL)".into(), Some(UNCHROOTED.into()))
         }
-        (_, Errno::EPERM | Errno::EACCES) => {
+        (_, Errno::EINVAL) if call == 0 && asked != Asked::Nested => absent(asked),
+        (_, Errno::ENOSYS) if !around.filtered => {
+            denial("the kernel has no clone3 (ENOSYS)".into(), Some("a kernel from 5.3 on".into()))
+        }
+        (_, Errno::EPERM | Errno::EACCES | Errno::ENOSYS) => {
             forbidden(matches!(asked, Asked::UserNamespace | Asked::Nested), call, errno, &what, around)
         }
         _ => denial(format!("{what} was refused: {}", shown(errno)), None),
@@ -139,7 +146,13 @@ fn forbidden(user: bool, call: usize, errno: Errno, what: &str, around: &Surroun
     if entering && around.chrooted {
         return denial(
             format!("we are in a chroot, where the kernel gives {what} to nobody ({name})"),
-            Some("enter the directory by a mount namespace, such as bwrap's or systemd-nspawn's, not by chroot".into()),
+            Some(UNCHROOTED.into()),
+        );
+    }
+    if entering && !around.proc {
+        return denial(
+            format!("{what} was refused, and without /proc nobody can tell why ({name})"),
+            Some("mount -t proc proc /proc".into()),
         );
     }
     if entering && !around.mapped {
@@ -228,7 +241,12 @@ mod tests {
     use super::*;
 
     fn host() -> Surroundings {
-        Surroundings { mapped: true, max_user_namespaces: Some(15_000), ..Surroundings::default() }
+        Surroundings {
+            mapped: true,
+            proc: true,
+            max_user_namespaces: Some(15_000),
+            ..Surroundings::default()
+        }
     }
 
     fn docker() -> Surroundings {

@@ -5,6 +5,7 @@
 //! module, a container's filter or a chroot, and each has another remedy.
 
 mod diagnosis;
+mod identity;
 mod remembered;
 mod surroundings;
 
@@ -16,12 +17,12 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
-use nix::unistd::{Gid, Uid};
 use serde::Serialize;
 
 use super::{Support, subordinate};
 use crate::sys::probe::{Call, Tried, attempt};
 use diagnosis::Asked;
+pub use identity::{Identity, PRIVATE};
 pub use remembered::probe_cached;
 use surroundings::Surroundings;
 
@@ -134,8 +135,7 @@ mod list {
 
 /// What must not be composed in the child.
 struct Arguments {
-    uid_map: String,
-    gid_map: String,
+    identity: Identity,
     stage: CString,
     overlay: Overlay,
 }
@@ -159,8 +159,7 @@ impl Arguments {
         let text = |text: String| CString::new(text).unwrap_or_default();
         let below = |name: &str| text(format!("{stage}/{name}"));
         Self {
-            uid_map: format!("0 {} 1", Uid::effective()),
-            gid_map: format!("0 {} 1", Gid::effective()),
+            identity: Identity::root_is_caller(),
             stage: text(stage.to_owned()),
             overlay: Overlay {
                 lower: below("lower"),
@@ -179,22 +178,12 @@ impl Arguments {
     fn attempt(&self, privilege: Privilege) -> Attempt {
         let stage = self.stage.as_c_str();
         let mount = |kind, flags| Call::Mount { kind, at: stage, flags, data: c"" };
-        let private =
-            Call::Mount { kind: c"none", at: c"/", flags: MsFlags::MS_REC | MsFlags::MS_PRIVATE, data: c"" };
         let hardened = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         let overlay = &self.overlay;
-        let user: &[Call<'_>] = match privilege {
-            Privilege::RealRoot => &[],
-            _ => &[
-                Call::Unshare(CloneFlags::CLONE_NEWUSER),
-                Call::Write(c"/proc/self/setgroups", b"deny"),
-                Call::Write(c"/proc/self/uid_map", self.uid_map.as_bytes()),
-                Call::Write(c"/proc/self/gid_map", self.gid_map.as_bytes()),
-            ],
-        };
+        let user = self.identity.calls();
         let mut lists: [&[Call<'_>]; list::NESTED + 1] = [&[]; list::NESTED + 1];
-        lists[list::USER] = user;
-        let mounts = [Call::Unshare(CloneFlags::CLONE_NEWNS), private, mount(c"tmpfs", hardened)];
+        lists[list::USER] = if privilege == Privilege::RealRoot { &[] } else { &user };
+        let mounts = [Call::Unshare(CloneFlags::CLONE_NEWNS), PRIVATE, mount(c"tmpfs", hardened)];
         lists[list::MOUNT] = &mounts;
         lists[list::NETWORK] = &[Call::Unshare(CloneFlags::CLONE_NEWNET), Call::RaiseLoopback];
         lists[list::IPC] = &[Call::Unshare(CloneFlags::CLONE_NEWIPC)];
@@ -212,7 +201,7 @@ impl Arguments {
             Call::Expect(&overlay.file, WORD),
         ];
         lists[list::OVERLAY] = &layers;
-        lists[list::PID] = &[Call::Unshare(CloneFlags::CLONE_NEWPID), Call::Descend];
+        lists[list::PID] = &[Call::Descend(CloneFlags::CLONE_NEWPID)];
         let proc =
             [Call::After(list::MOUNT), Call::After(list::PID), mount(c"proc", hardened | MsFlags::MS_NOEXEC)];
         lists[list::PROC] = &proc;
@@ -226,8 +215,27 @@ impl Arguments {
             Call::Write(c"/proc/self/gid_map", b"0 0 1"),
         ];
         lists[list::NESTED] = &nested;
-        let tried = attempt(&lists, DEADLINE);
-        Attempt { privilege, tried: tried.map_err(|error| error.to_string()) }
+        Attempt { privilege, tried: outlive(&mut lists).map_err(|error| error.to_string()) }
+    }
+}
+
+/// Goes through the lists, again without those that got the child killed, so that a filter that
+/// kills denies what it denies and no more.
+fn outlive<'a>(lists: &mut [&'a [Call<'a>]]) -> std::io::Result<Vec<Tried>> {
+    /// Waits for a list that there is not, and so is never done, nor is what builds on it.
+    const LEFT_OUT: &[Call<'static>] = &[Call::After(63)];
+    let mut killers: Vec<(usize, Tried)> = Vec::new();
+    loop {
+        let mut tried = attempt(lists, DEADLINE)?;
+        let killed = tried.iter().position(|tried| matches!(tried, Tried::Killed(_)));
+        killers.extend(killed.map(|at| (at, tried[at])));
+        match killed {
+            Some(at) => lists[at] = LEFT_OUT,
+            None => {
+                killers.into_iter().for_each(|(at, killed)| tried[at] = killed);
+                return Ok(tried);
+            }
+        }
     }
 }
 

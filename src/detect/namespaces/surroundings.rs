@@ -24,6 +24,8 @@ pub struct Surroundings {
     pub userns_clone: Option<u64>,
     /// `kernel.apparmor_restrict_unprivileged_userns`, of Ubuntu's kernels.
     pub apparmor_restricts: Option<u64>,
+    /// Whether `/proc` is there.
+    pub proc: bool,
     /// Whether our root is not the root of our mount namespace, as far as that shows.
     pub chrooted: bool,
     /// Whether our user and group have a number in our user namespace.
@@ -54,6 +56,7 @@ impl Surroundings {
             max_user_namespaces: setting("/proc/sys/user/max_user_namespaces"),
             userns_clone: setting("/proc/sys/kernel/unprivileged_userns_clone"),
             apparmor_restricts: setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns"),
+            proc: !status.is_empty(),
             chrooted: is_chrooted(),
             mapped: Uid::effective().as_raw() != OVERFLOW && Gid::effective().as_raw() != OVERFLOW
                 || has_overflow_user(),

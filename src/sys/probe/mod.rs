@@ -4,12 +4,19 @@
 //! writes down how far it got, so that even one that hangs or is killed tells where. Nothing that
 //! the child does allocates or takes a lock, so it may be forked from a program with threads.
 //!
-//! The child enters namespaces itself, by `unshare`, rather than being cloned into them: a seccomp
-//! filter that kills whoever asks for one then kills the child and not us.
+//! Namespaces are entered by the child and by children of its own: a seccomp filter that kills
+//! whoever asks for one then kills the child and not us.
+
+mod filter;
+mod fuse;
+pub mod landlock;
+mod network;
+mod trace;
+mod virtual_cpu;
 
 use std::ffi::CStr;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -20,6 +27,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
+use nix::sys::statfs::statfs;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, mkdir, read, write};
 
@@ -30,8 +38,8 @@ pub enum Call<'a> {
     After(usize),
     /// Enter namespaces.
     Unshare(CloneFlags),
-    /// Go on in a child, which is the first process of a pid namespace entered before.
-    Descend,
+    /// Go on in a child that is cloned into these namespaces.
+    Descend(CloneFlags),
     /// Mount a file system. The data is empty for none.
     Mount {
         /// What; a file system's type.
@@ -55,6 +63,25 @@ pub enum Call<'a> {
     SetHostname(&'a [u8]),
     /// Switch the loopback interface on.
     RaiseLoopback,
+    /// Ask a directory's file system about itself.
+    Visit(&'a CStr),
+    /// Open a device for reading and writing.
+    Open(&'a CStr),
+    /// Create a TAP interface.
+    CreateTap,
+    /// Mount a file system whose server is this process.
+    MountFuse(&'a CStr),
+    /// Run an instruction on a virtual CPU.
+    RunVirtualCpu,
+    /// Trace a child from one system call to the next.
+    Trace,
+    /// Install a seccomp filter that allows everything, with or without a listener.
+    Filter {
+        /// Whether another process may be asked for decisions.
+        listen: bool,
+    },
+    /// Enter a Landlock domain in which directories cannot be read, and try to read one.
+    Landlock,
 }
 
 /// What became of a list of calls.
@@ -75,8 +102,12 @@ pub enum Tried {
     Late,
 }
 
+/// How devices are opened: none may make us wait.
+const DEVICE: OFlag = OFlag::O_RDWR.union(OFlag::O_CLOEXEC).union(OFlag::O_NONBLOCK);
 /// Length of a record: the place of the call that failed, and its error or 0.
 const RECORD: usize = 8;
+/// Added to the number of the signal that ended a process that another one has waited for.
+const SIGNALLED: i32 = 128;
 /// A killed process lets go of its files within this, or never.
 const DYING: Duration = Duration::from_millis(200);
 
@@ -101,7 +132,7 @@ pub fn attempt(lists: &[&[Call<'_>]], deadline: Duration) -> io::Result<Vec<Trie
                     break;
                 }
             }
-            leave()
+            leave(0)
         }
     };
     drop(reporter);
@@ -121,6 +152,9 @@ pub fn attempt(lists: &[&[Call<'_>]], deadline: Duration) -> io::Result<Vec<Trie
     let status = waitpid(child, Some(flags));
     let missing = match status {
         Ok(WaitStatus::Signaled(_, signal, _)) if in_time => Tried::Killed(signal as i32),
+        Ok(WaitStatus::Exited(_, status)) if in_time && status > SIGNALLED => {
+            Tried::Killed(status - SIGNALLED)
+        }
         _ => Tried::Late,
     };
     let records = bytes.chunks_exact(RECORD).map(|record| match word(record, 4) {
@@ -168,7 +202,7 @@ fn make(call: &Call<'_>, done: u64) -> nix::Result<()> {
         Call::After(list) if done >> list & 1 == 1 => Ok(()),
         Call::After(_) => Err(Errno::ECANCELED),
         Call::Unshare(namespaces) => unshare(namespaces),
-        Call::Descend => descend(),
+        Call::Descend(namespaces) => descend(namespaces),
         Call::Mount { kind, at, flags, data } => {
             let data = (!data.is_empty()).then_some(data);
             mount(Some(kind), at, Some(kind), flags, data)
@@ -181,7 +215,15 @@ fn make(call: &Call<'_>, done: u64) -> nix::Result<()> {
             // SAFETY: the pointer is to as many bytes as are said.
             Errno::result(unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) }).map(drop)
         }
-        Call::RaiseLoopback => raise_loopback(),
+        Call::RaiseLoopback => network::raise_loopback(),
+        Call::Visit(path) => statfs(path).map(drop),
+        Call::Open(path) => open(path, DEVICE, Mode::empty()).map(drop),
+        Call::CreateTap => network::create_tap(),
+        Call::MountFuse(at) => fuse::mount(at),
+        Call::RunVirtualCpu => virtual_cpu::run(),
+        Call::Trace => trace::follow(),
+        Call::Filter { listen } => filter::install(listen),
+        Call::Landlock => landlock::confine(),
     }
 }
 
@@ -198,32 +240,15 @@ fn expect(path: &CStr, bytes: &[u8]) -> nix::Result<()> {
     if block[..count] == *bytes { Ok(()) } else { Err(Errno::EIO) }
 }
 
-fn raise_loopback() -> nix::Result<()> {
-    // SAFETY: plain system calls; `ifreq` is plain data for which all zeroes is valid, its name
-    // stays terminated by zero, and SIOCSIFFLAGS reads one.
-    unsafe {
-        let fd = Errno::result(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0))?;
-        let socket = OwnedFd::from_raw_fd(fd);
-        let mut request: libc::ifreq = std::mem::zeroed();
-        for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-            *to = *from as libc::c_char;
-        }
-        request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
-        Errno::result(libc::ioctl(
-            std::os::fd::AsRawFd::as_raw_fd(&socket),
-            libc::SIOCSIFFLAGS as _,
-            &request,
-        ))
-        .map(drop)
-    }
-}
-
 /// Leaves the rest to a child, and ends when it has ended.
-fn descend() -> nix::Result<()> {
-    let Some(child) = fork()? else { return Ok(()) };
+fn descend(namespaces: CloneFlags) -> nix::Result<()> {
+    let Some(child) = clone(namespaces)? else { return Ok(()) };
     // Without this the child's end of the pipe would not be the last one.
-    let _ = waitpid(child, Some(WaitPidFlag::__WALL));
-    leave()
+    match waitpid(child, Some(WaitPidFlag::__WALL)) {
+        Ok(WaitStatus::Signaled(_, signal, _)) => leave(SIGNALLED + signal as i32),
+        Ok(WaitStatus::Exited(_, status)) => leave(status),
+        _ => leave(0),
+    }
 }
 
 /// A child, to which `None` is given. It dies with us, and tells nobody of its end but who waits
@@ -232,10 +257,25 @@ fn descend() -> nix::Result<()> {
 /// The caller keeps the child from everything that takes a lock, which another thread may have
 /// held at the fork.
 fn fork() -> nix::Result<Option<Pid>> {
+    clone(CloneFlags::empty())
+}
+
+/// The same in fresh namespaces.
+fn clone(namespaces: CloneFlags) -> nix::Result<Option<Pid>> {
     let parent = std::process::id();
-    // SAFETY: without CLONE_VM and with no new stack this is a fork: the child has a copy of
-    // everything.
-    let result = unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) };
+    // SAFETY: `clone_args` is plain data for which all zeroes is valid.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = namespaces.bits() as u64;
+    // SAFETY: without CLONE_VM and with no new stack these are forks: the child has a copy of
+    // everything. The arguments are as long as said.
+    let result = unsafe {
+        if namespaces.is_empty() {
+            // Known to every filter and every kernel.
+            libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0)
+        } else {
+            libc::syscall(libc::SYS_clone3, &arguments, size_of_val(&arguments))
+        }
+    };
     match Errno::result(result)? {
         0 => {
             // SAFETY: plain system calls.
@@ -253,9 +293,9 @@ fn fork() -> nix::Result<Option<Pid>> {
     }
 }
 
-fn leave() -> ! {
+fn leave(status: i32) -> ! {
     // SAFETY: ends the process at once; nothing of the parent's is flushed or removed.
-    unsafe { libc::_exit(0) }
+    unsafe { libc::_exit(status) }
 }
 
 #[cfg(test)]
@@ -268,9 +308,13 @@ mod tests {
     fn each_list_has_its_own_answer() {
         let lists: [&[Call<'_>]; 5] = [
             &[Call::Expect(c"/proc/self/comm/none", b"")],
-            &[Call::Expect(c"/dev/null", b""), Call::MakeDirectory(c"/proc"), Call::Descend],
-            &[Call::Descend, Call::Write(c"/dev/null", b"x")],
-            &[Call::After(1), Call::Descend],
+            &[
+                Call::Expect(c"/dev/null", b""),
+                Call::MakeDirectory(c"/proc"),
+                Call::Descend(CloneFlags::empty()),
+            ],
+            &[Call::Descend(CloneFlags::empty()), Call::Write(c"/dev/null", b"x")],
+            &[Call::After(1), Call::Descend(CloneFlags::empty())],
             &[Call::After(2)],
         ];
         let expected = [
@@ -289,8 +333,11 @@ mod tests {
         let fifo = place.path().join("fifo");
         nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
         let path = std::ffi::CString::new(fifo.to_str().unwrap()).unwrap();
-        let lists: [&[Call<'_>]; 3] =
-            [&[], &[Call::Descend, Call::Expect(&path, b"")], &[Call::Write(c"/dev/null", b"x")]];
+        let lists: [&[Call<'_>]; 3] = [
+            &[],
+            &[Call::Descend(CloneFlags::empty()), Call::Expect(&path, b"")],
+            &[Call::Write(c"/dev/null", b"x")],
+        ];
         let tried = attempt(&lists, Duration::from_millis(50)).unwrap();
         assert_eq!(tried, [Tried::Done, Tried::Late, Tried::Late]);
     }
