@@ -1,5 +1,6 @@
 //! What may be typed. No I/O, no defaults that depend on the machine.
 
+pub mod detect;
 pub mod exec;
 pub mod execns;
 pub mod kernel;
@@ -51,6 +52,8 @@ pub enum Command {
     Shell(exec::ShellArgs),
     /// Execute a program in fresh namespaces, with every other file closed
     Execns(execns::ExecnsArgs),
+    /// Show what this host can do, why not more, and what would change that
+    Detect(detect::DetectArgs),
     /// Build, list, find and remove guest kernels
     Kernel(kernel::KernelArgs),
     /// Print shell completions

@@ -1,6 +1,7 @@
 //! One file for each command. Only here is the environment read, are messages written, and are the
 //! other modules wired together.
 
+pub mod detect;
 pub mod exec;
 pub mod execns;
 pub mod extras;
@@ -43,6 +44,8 @@ pub struct Environment {
     pub stderr_is_terminal: bool,
     /// Whether our messages may be coloured.
     pub color: bool,
+    /// Whether what is printed on standard output may be coloured.
+    pub color_output: bool,
 }
 
 impl Environment {
@@ -53,11 +56,11 @@ impl Environment {
         let absolute = |name| get(name).map(PathBuf::from).filter(|path: &PathBuf| path.is_absolute());
         let cache_dir = absolute("XDG_CACHE_HOME").or_else(|| Some(home.as_ref()?.join(".cache")));
         let stderr_is_terminal = std::io::stderr().is_terminal();
-        let color = match color {
+        let colored = |is_terminal| match color {
             Color::Always => true,
             Color::Never => false,
             Color::Auto => {
-                stderr_is_terminal && get("NO_COLOR").is_none() && get("TERM").is_none_or(|t| t != "dumb")
+                is_terminal && get("NO_COLOR").is_none() && get("TERM").is_none_or(|t| t != "dumb")
             }
         };
         Self {
@@ -66,8 +69,9 @@ impl Environment {
             path: get("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()),
             temporary_places: temporary_places(get("TMPDIR"), absolute("XDG_RUNTIME_DIR")),
             is_ci: get("CI").is_some_and(|value| value != *"false" && value != *"0"),
+            color: colored(stderr_is_terminal),
+            color_output: colored(std::io::stdout().is_terminal()),
             stderr_is_terminal,
-            color,
             home,
         }
     }
@@ -105,6 +109,7 @@ fn dispatch(cli: &Cli, env: &Environment) -> Result<Status> {
         Command::Exec(args) => exec::run(args, env),
         Command::Shell(args) => shell::run(args, env),
         Command::Execns(args) => execns::run(args, env),
+        Command::Detect(args) => detect::run(args, env),
         Command::Kernel(args) => kernel::run(args, env),
         Command::Completions { shell } => extras::completions(*shell),
         Command::Man { directory } => extras::man_pages(directory),

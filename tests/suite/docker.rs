@@ -13,8 +13,8 @@ use crate::support::{self, Place, Ran, require};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A Docker daemon of the test's own, with everything that belongs to it in one directory.
-struct Daemon {
-    place: Place,
+pub struct Daemon {
+    pub place: Place,
     process: Child,
 }
 
@@ -53,13 +53,13 @@ impl Daemon {
     }
 
     #[track_caller]
-    fn run(&self, arguments: &[&str]) -> Ran {
+    pub fn run(&self, arguments: &[&str]) -> Ran {
         self.docker(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap().into()
     }
 
     /// Makes an image of a directory.
     #[track_caller]
-    fn import(&self, directory: &Path, name: &str) {
+    pub fn import(&self, directory: &Path, name: &str) {
         let archive = self.place.path("image.tar");
         let made = Command::new("tar").arg("-C").arg(directory).arg("-cf").arg(&archive).arg(".").status();
         assert!(made.unwrap().success());
@@ -98,7 +98,8 @@ fn files(place: &Place, name: &str, more: &[(&str, &str)]) -> std::path::PathBuf
     image
 }
 
-fn with_daemon(test: impl FnOnce(&Daemon)) {
+/// Hands a running daemon to a test, or skips it where none can be had.
+pub fn with_daemon(test: impl FnOnce(&Daemon)) {
     match Daemon::start() {
         Ok(daemon) => test(&daemon),
         Err(why) => {

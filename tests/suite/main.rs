@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod confinement;
+mod detect;
 mod docker;
 mod exec;
 mod kernel;
