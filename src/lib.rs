@@ -18,6 +18,7 @@
 //! - [`execns`]: a program in fresh namespaces at the moment of exec; how the namespaces machine
 //!   starts its init, and a call of its own.
 //! - [`session`]: the host's end of the protocol: boot, spawn, stream, signal, wait.
+//! - [`net`]: the machine's network: frames in, the host's own sockets out; a thread of its own.
 //! - [`kernel`]: catalogue, build and cache of guest kernels.
 //! - [`detect`]: what the host gives us.
 //! - [`report`]: how it ended, as a result file, a line and an exit status.
@@ -41,6 +42,7 @@ pub mod execns;
 pub mod exposure;
 pub mod kernel;
 pub mod machine;
+pub mod net;
 pub mod plan;
 pub mod report;
 pub mod session;

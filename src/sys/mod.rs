@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "raw system calls; each block states why that call is sound")]
 
 pub mod namespaces;
+pub mod net;
 pub mod probe;
 pub mod proxy;
 

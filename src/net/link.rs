@@ -1,0 +1,301 @@
+//! The frame descriptor: batches in, a bounded queue out.
+//!
+//! Three kinds of descriptor carry Ethernet frames, one message each: a socket of packets whose
+//! other end is a guest kernel, a TAP device, and a packet socket on one end of a veth pair. The
+//! last two can put a small header before each frame (`struct virtio_net_hdr`) that leaves
+//! checksums to whoever needs them, which on one machine is nobody.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::libc;
+
+use super::addresses::{GUEST_MAC, HOST_MAC};
+use super::checksum::Sum;
+use super::frame::{ETHERNET_HEADER, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Mac, TCP};
+use crate::sys::net::{BATCH, receive_each, send_each};
+
+/// The longest frame: an Ethernet header and the longest IP packet, with a header of either kind.
+const LONGEST: usize = 65_535 + ETHERNET_HEADER + OFFLOAD_HEADER;
+/// Bytes of `struct virtio_net_hdr`.
+const OFFLOAD_HEADER: usize = 10;
+/// Frames that may wait for the guest before producers that can wait shall.
+const FULL: usize = 64;
+/// Frames that may wait at all.
+const OVERFULL: usize = 256;
+/// Buffers that are kept for the next frames.
+const SPARE: usize = 2 * FULL;
+
+/// What carries frames to and from the guest.
+#[derive(Debug)]
+pub struct Card {
+    /// One frame in each message, non-blocking.
+    pub fd: OwnedFd,
+    /// How it is read and written.
+    pub kind: CardKind,
+    /// Whether each frame has a `struct virtio_net_hdr` before it.
+    pub offload: bool,
+    /// Longest IP packet.
+    pub mtu: usize,
+}
+
+/// How a card's descriptor is read and written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CardKind {
+    /// A socket: many messages in one call.
+    Socket,
+    /// A TAP device: one call for each frame.
+    Device,
+}
+
+/// What reading came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received {
+    /// So many frames; there may be more.
+    Some(usize),
+    /// So many frames, and no more for now.
+    Last(usize),
+    /// The guest's end is closed.
+    Closed,
+}
+
+/// Frames on their way in.
+pub struct Inbox {
+    buffers: Vec<Vec<u8>>,
+    lengths: [usize; BATCH],
+}
+
+/// Frames on their way out.
+pub struct Outbox {
+    card: Card,
+    guest: Mac,
+    queue: VecDeque<Vec<u8>>,
+    spare: Vec<Vec<u8>>,
+    blocked: bool,
+    next_id: u32,
+}
+
+impl Inbox {
+    /// Room for one batch.
+    pub fn new() -> Self {
+        Self { buffers: vec![vec![0; LONGEST]; BATCH], lengths: [0; BATCH] }
+    }
+
+    /// Reads what is there. The error is the device's, which then is gone.
+    pub fn fill(&mut self, out: &Outbox) -> io::Result<Received> {
+        let got = match out.card.kind {
+            CardKind::Socket => self.fill_from_socket(out.fd()),
+            CardKind::Device => self.fill_from_device(&out.card.fd),
+        };
+        match got {
+            Ok(0) => Ok(Received::Closed),
+            // At the end of file there is no end to empty messages.
+            Ok(_) if self.lengths[0] == 0 => Ok(Received::Closed),
+            Ok(count) if count == BATCH => Ok(Received::Some(count)),
+            Ok(count) => Ok(Received::Last(count)),
+            Err(error) if passes(&error) => Ok(Received::Last(0)),
+            Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => Ok(Received::Closed),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A frame of the last batch, without the card's own header.
+    pub fn frame(&self, number: usize, out: &Outbox) -> &[u8] {
+        let start = out.header().min(self.lengths[number]);
+        &self.buffers[number][start..self.lengths[number]]
+    }
+
+    fn fill_from_socket(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        let mut buffers: Vec<IoSliceMut<'_>> =
+            self.buffers.iter_mut().map(|buffer| IoSliceMut::new(buffer)).collect();
+        receive_each(socket, &mut buffers, &mut self.lengths)
+    }
+
+    fn fill_from_device(&mut self, device: &OwnedFd) -> io::Result<usize> {
+        let mut device = DeviceFile(device);
+        for count in 0..BATCH {
+            match device.read(&mut self.buffers[count]) {
+                Ok(length) => self.lengths[count] = length,
+                Err(error) if count > 0 && passes(&error) => return Ok(count),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(BATCH)
+    }
+}
+
+/// A descriptor of somebody else's as a file.
+struct DeviceFile<'a>(&'a OwnedFd);
+
+impl Read for DeviceFile<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(nix::unistd::read(self.0, buffer)?)
+    }
+}
+
+impl Write for DeviceFile<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(nix::unistd::write(self.0, bytes)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Outbox {
+    /// An empty queue for a card.
+    pub fn new(card: Card) -> Self {
+        Self { card, guest: GUEST_MAC, queue: VecDeque::new(), spare: Vec::new(), blocked: false, next_id: 0 }
+    }
+
+    /// The descriptor.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.card.fd.as_fd()
+    }
+
+    /// Longest IP packet.
+    pub fn mtu(&self) -> usize {
+        self.card.mtu
+    }
+
+    /// Whether checksums of TCP are left to the card.
+    pub fn offload(&self) -> bool {
+        self.card.offload
+    }
+
+    /// Frames go to this hardware address from now on.
+    pub fn set_guest(&mut self, guest: Mac) {
+        self.guest = guest;
+    }
+
+    /// Whether who can wait should.
+    pub fn is_full(&self) -> bool {
+        self.queue.len() >= FULL
+    }
+
+    /// Whether the guest takes no more for now.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+
+    /// The guest takes frames again.
+    pub fn unblock(&mut self) {
+        self.blocked = false;
+    }
+
+    /// Queues an IP packet of `length` bytes that `fill` writes.
+    pub fn fill_packet<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        let (mut frame, start) = self.begin(length);
+        let done = fill(&mut frame[start..]);
+        let is_v6 = frame[start] >> 4 == 6;
+        let ethertype = if is_v6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
+        frame[start - 2..start].copy_from_slice(&ethertype.to_be_bytes());
+        if self.card.offload {
+            leave_checksum_to_card(&mut frame);
+        }
+        self.queue.push_back(frame);
+        done
+    }
+
+    /// Queues an IP packet, unless too many wait already: whoever sends packets without waiting
+    /// has to bear that one is lost.
+    pub fn packet(&mut self, packet: &[u8]) {
+        self.frame(if packet[0] >> 4 == 6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 }, packet);
+    }
+
+    /// The same for any kind of frame.
+    pub fn frame(&mut self, ethertype: u16, body: &[u8]) {
+        if self.queue.len() < OVERFULL {
+            let (mut frame, start) = self.begin(body.len());
+            frame[start - 2..start].copy_from_slice(&ethertype.to_be_bytes());
+            frame[start..].copy_from_slice(body);
+            self.queue.push_back(frame);
+        }
+    }
+
+    /// Queues what carries `payload`, in parts where it is longer than the MTU.
+    pub fn payload(&mut self, ends: super::emit::Ends, protocol: u8, payload: &[u8]) {
+        self.next_id = self.next_id.wrapping_add(1);
+        for packet in super::emit::packets(ends, protocol, payload, self.card.mtu, self.next_id) {
+            self.packet(&packet);
+        }
+    }
+
+    /// Sends what the guest takes. The error is the device's, which then is gone.
+    pub fn flush(&mut self) -> io::Result<()> {
+        while !self.queue.is_empty() && !self.blocked {
+            let sent = match self.card.kind {
+                CardKind::Socket => {
+                    let waiting: Vec<IoSlice<'_>> =
+                        self.queue.iter().take(BATCH).map(|frame| IoSlice::new(frame)).collect();
+                    send_each(self.card.fd.as_fd(), &waiting)
+                }
+                CardKind::Device => DeviceFile(&self.card.fd).write(&self.queue[0]).map(|_| 1),
+            };
+            match sent {
+                Ok(count) => (0..count).for_each(|_| self.drop_first()),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EAGAIN) => self.blocked = true,
+                    Some(libc::EINTR) => {}
+                    Some(libc::EBADFD | libc::EBADF) => return Err(error),
+                    // A card that is down, or closed, or does not like this frame.
+                    _ => self.drop_first(),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    fn drop_first(&mut self) {
+        if let Some(frame) = self.queue.pop_front()
+            && self.spare.len() < SPARE
+        {
+            self.spare.push(frame);
+        }
+    }
+
+    fn header(&self) -> usize {
+        if self.card.offload { OFFLOAD_HEADER } else { 0 }
+    }
+
+    /// A frame with its hardware addresses, and where its body begins.
+    fn begin(&mut self, length: usize) -> (Vec<u8>, usize) {
+        let start = self.header() + ETHERNET_HEADER;
+        let mut frame = self.spare.pop().unwrap_or_default();
+        frame.resize(start + length, 0);
+        frame[..start].fill(0);
+        frame[start - ETHERNET_HEADER..start - 8].copy_from_slice(&self.guest);
+        frame[start - 8..start - 2].copy_from_slice(&HOST_MAC);
+        (frame, start)
+    }
+}
+
+/// Has the card complete a TCP segment's checksum if it must ever be seen: the field gets the sum
+/// over the pseudo header, and the header says where the rest begins (virtio 1.2, section 5.1.6).
+fn leave_checksum_to_card(frame: &mut [u8]) {
+    const NEEDS_CHECKSUM: u8 = 1;
+    /// Where TCP has its checksum.
+    const FIELD: usize = 16;
+    let start = OFFLOAD_HEADER + ETHERNET_HEADER;
+    let Some(super::frame::Frame::Ip(_, packet)) = super::frame::parse(&frame[OFFLOAD_HEADER..]) else {
+        return;
+    };
+    if packet.protocol != TCP {
+        return;
+    }
+    let header_length = packet.whole.len() - packet.payload.len();
+    let sum = Sum::of_pseudo_header(packet.source, packet.destination, TCP, packet.payload.len());
+    let at = start + header_length + FIELD;
+    frame[at..at + 2].copy_from_slice(&sum.partial().to_be_bytes());
+    frame[0] = NEEDS_CHECKSUM;
+    let checksum_start = (ETHERNET_HEADER + header_length) as u16;
+    frame[6..8].copy_from_slice(&checksum_start.to_ne_bytes());
+    frame[8..10].copy_from_slice(&(FIELD as u16).to_ne_bytes());
+}
+
+/// Whether it is worth trying again later: nothing there, a signal, or an interface that is down.
+fn passes(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR | libc::ENETDOWN | libc::EIO))
+}

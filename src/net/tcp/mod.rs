@@ -1,0 +1,318 @@
+//! Connections: found by their ends, opened on the host first.
+//!
+//! The guest's first segment is kept until the host's socket is connected or is known not to be; so
+//! what the guest sees (accepted, refused, unreachable, silence) is what the host saw, and a
+//! connection that never comes to be costs a descriptor and the segment.
+
+mod connection;
+mod device;
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Instant;
+
+use connection::{Connection, Flow, Turned};
+use nix::errno::Errno;
+use nix::sys::epoll::EpollFlags;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket};
+
+use super::core::{Core, Owner, Route};
+use super::dns::Dns;
+use super::emit::{self, Ends};
+use super::frame::{self, Packet, TCP};
+use super::icmp::{self, Trouble};
+use super::log::{Fate, Protocol};
+
+/// Connections at once. Beyond them a first segment is not answered, as by a busy server.
+const MOST: usize = 4096;
+/// Connections that wait for the host at once.
+const MOST_PENDING: usize = 1024;
+/// Bytes of each of a connection's two buffers. Only what is used of them takes memory.
+const BUFFER: usize = 512 << 10;
+/// The same where there are many connections.
+const SMALL_BUFFER: usize = 64 << 10;
+/// How many are many.
+const MANY: usize = 256;
+/// Connections taken from one published port before others get their turn.
+const TURN: usize = 32;
+
+/// Flags of a segment.
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+
+/// See the module.
+#[derive(Default)]
+pub struct Tcp {
+    pending: HashMap<u64, Pending>,
+    connections: HashMap<u64, Connection>,
+    by_flow: HashMap<Flow, u64>,
+    due: Vec<u64>,
+    timers: BTreeSet<(Instant, u64)>,
+    listeners: HashMap<u64, (TcpListener, u16)>,
+}
+
+/// A connection that the host is still opening.
+struct Pending {
+    flow: Flow,
+    syn: Vec<u8>,
+    host: TcpStream,
+    /// Addresses not tried yet, the next one last.
+    left: Vec<SocketAddr>,
+}
+
+impl Tcp {
+    /// Publishes a listening host socket as a port of the guest's.
+    pub fn publish(&mut self, core: &mut Core, listener: TcpListener, port: u16) -> nix::Result<()> {
+        let id = core.new_id();
+        core.watch(&listener, Owner::TcpListener, id, EpollFlags::EPOLLIN)?;
+        self.listeners.insert(id, (listener, port));
+        Ok(())
+    }
+
+    /// Takes a segment of the guest's.
+    pub fn on_packet(&mut self, core: &mut Core, dns: &mut Dns, packet: &Packet<'_>) {
+        let Some(header) = packet.payload.first_chunk::<20>() else { return };
+        let port = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+        let flow = Flow {
+            guest: SocketAddr::new(packet.source, port(0)),
+            remote: SocketAddr::new(packet.destination, port(2)),
+        };
+        let flags = header[13];
+        match self.by_flow.get(&flow).copied() {
+            Some(id) => match self.connections.get_mut(&id) {
+                Some(connection) => {
+                    connection.take(core, packet.whole);
+                    mark(&mut self.due, id, connection);
+                }
+                // The guest asks again, or has changed its mind.
+                None if flags & RST != 0 => self.forget_pending(id),
+                None => {}
+            },
+            None if flags & (SYN | RST | ACK) == SYN && flow.remote.port() != 0 => {
+                self.open(core, dns, flow, packet);
+            }
+            None => refuse(core, packet),
+        }
+    }
+
+    fn open(&mut self, core: &mut Core, dns: &mut Dns, flow: Flow, packet: &Packet<'_>) {
+        let mut targets = match core.route(flow.remote) {
+            Route::To(targets) => targets,
+            Route::Dns if !core.policy.has_names() => dns.servers(),
+            Route::Dns => {
+                core.log.add(Protocol::Tcp, flow.remote, &[], Fate::Denied("names over TCP"), (0, 0));
+                return refuse(core, packet);
+            }
+            Route::Denied(reason) => {
+                let names = core.names.of(flow.remote.ip());
+                core.log.add(Protocol::Tcp, flow.remote, names, Fate::Denied(reason), (0, 0));
+                return refuse(core, packet);
+            }
+        };
+        if self.pending.len() >= MOST_PENDING || self.by_flow.len() >= MOST {
+            return;
+        }
+        targets.reverse();
+        let id = core.new_id();
+        self.try_next(core, id, flow, packet, targets, Errno::EHOSTUNREACH);
+    }
+
+    /// Tries the next address of a connection, or tells the guest that none is left.
+    fn try_next(
+        &mut self,
+        core: &mut Core,
+        id: u64,
+        flow: Flow,
+        packet: &Packet<'_>,
+        mut left: Vec<SocketAddr>,
+        mut failure: Errno,
+    ) {
+        while let Some(target) = left.pop() {
+            match begin_to_connect(target) {
+                Ok((host, is_connected)) => {
+                    let flags = EpollFlags::EPOLLIN
+                        | EpollFlags::EPOLLOUT
+                        | EpollFlags::EPOLLRDHUP
+                        | EpollFlags::EPOLLET;
+                    if core.watch(&host, Owner::Tcp, id, flags).is_err() {
+                        return;
+                    }
+                    self.by_flow.insert(flow, id);
+                    if is_connected {
+                        self.establish(core, id, flow, host, packet.whole);
+                    } else {
+                        self.pending.insert(id, Pending { flow, syn: packet.whole.to_vec(), host, left });
+                    }
+                    return;
+                }
+                Err(errno) => failure = errno,
+            }
+        }
+        let (remote, reason) = (flow.remote, Fate::Failed(failure.desc().into()));
+        core.log.add(Protocol::Tcp, remote, core.names.of(remote.ip()), reason, (0, 0));
+        match Trouble::of(failure) {
+            Some(Trouble::Port) => refuse(core, packet),
+            Some(trouble) => icmp::report(core, packet, trouble),
+            // Silence is what a timeout looks like; the guest's own comes at the same time.
+            None => {}
+        }
+    }
+
+    fn establish(&mut self, core: &mut Core, id: u64, flow: Flow, host: TcpStream, syn: &[u8]) {
+        let mut connection = Connection::accept(core, flow, host, self.buffer(), syn);
+        mark(&mut self.due, id, &mut connection);
+        self.connections.insert(id, connection);
+    }
+
+    fn buffer(&self) -> usize {
+        if self.connections.len() < MANY { BUFFER } else { SMALL_BUFFER }
+    }
+
+    fn forget_pending(&mut self, id: u64) {
+        if let Some(pending) = self.pending.remove(&id) {
+            self.by_flow.remove(&pending.flow);
+        }
+    }
+
+    /// Something happened to a host socket.
+    pub fn on_event(&mut self, core: &mut Core, id: u64, flags: EpollFlags) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.on_event(flags);
+            mark(&mut self.due, id, connection);
+            return;
+        }
+        let Some(pending) = self.pending.remove(&id) else { return };
+        let failure = match pending.host.take_error() {
+            Ok(None) if flags.contains(EpollFlags::EPOLLOUT) => {
+                return self.establish(core, id, pending.flow, pending.host, &pending.syn);
+            }
+            Ok(None) => {
+                self.pending.insert(id, pending);
+                return;
+            }
+            Ok(Some(error)) | Err(error) => Errno::from_raw(error.raw_os_error().unwrap_or(0)),
+        };
+        self.by_flow.remove(&pending.flow);
+        let frame = [&[0; 12][..], ethertype(&pending.syn), &pending.syn].concat();
+        if let Some(frame::Frame::Ip(_, packet)) = frame::parse(&frame) {
+            self.try_next(core, id, pending.flow, &packet, pending.left, failure);
+        }
+    }
+
+    /// Somebody connected to a published port.
+    pub fn on_listener(&mut self, core: &mut Core, id: u64) {
+        for _ in 0..TURN {
+            let Some((listener, port)) = self.listeners.get(&id) else { return };
+            let Ok((host, peer)) = listener.accept() else { return };
+            let port = *port;
+            if self.by_flow.len() < MOST && host.set_nonblocking(true).is_ok() {
+                self.admit(core, host, peer, port);
+            }
+        }
+    }
+
+    fn admit(&mut self, core: &mut Core, host: TcpStream, peer: SocketAddr, port: u16) {
+        let (guest, gateway) = core.addresses.guest_and_gateway(peer.ip());
+        let is_shown = !peer.ip().is_loopback() && peer.is_ipv4() == guest.is_ipv4();
+        let source = if is_shown { peer.ip() } else { gateway };
+        let guest = SocketAddr::new(guest, port);
+        let mut flow = Flow { guest, remote: SocketAddr::new(source, peer.port()) };
+        while self.by_flow.contains_key(&flow) || flow.remote.port() == 0 {
+            flow.remote.set_port(flow.remote.port().wrapping_add(1));
+        }
+        let id = core.new_id();
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
+        if core.watch(&host, Owner::Tcp, id, flags).is_ok() {
+            let mut connection = Connection::dial(core, flow, host, self.buffer());
+            mark(&mut self.due, id, &mut connection);
+            self.connections.insert(id, connection);
+            self.by_flow.insert(flow, id);
+        }
+    }
+
+    /// Gives every connection its turn whose time has come. The error is the card's.
+    pub fn turn(&mut self, core: &mut Core) -> io::Result<()> {
+        while let Some(&(at, id)) = self.timers.first().filter(|(at, _)| *at <= core.now) {
+            self.timers.remove(&(at, id));
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.scheduled = None;
+                mark(&mut self.due, id, connection);
+            }
+        }
+        for id in std::mem::take(&mut self.due) {
+            let Some(connection) = self.connections.get_mut(&id) else { continue };
+            connection.is_due = false;
+            match connection.turn(core)? {
+                Turned::HasMore => mark(&mut self.due, id, connection),
+                Turned::Waits(None) => {}
+                Turned::Waits(Some(at)) => {
+                    // One that comes too early is looked at in vain, once; that is cheaper than
+                    // to change it at each turn.
+                    if connection.scheduled.is_none_or(|scheduled| at < scheduled) {
+                        connection.scheduled = Some(at);
+                        self.timers.insert((at, id));
+                    }
+                }
+                Turned::Ended => {
+                    if let Some(connection) = self.connections.remove(&id) {
+                        self.by_flow.remove(&connection.flow);
+                        connection.scheduled.map(|at| self.timers.remove(&(at, id)));
+                        connection.end(core);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a turn is due now.
+    pub fn is_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    /// When the next turn is due.
+    pub fn next_turn(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Everything goes into the log.
+    pub fn finish(&mut self, core: &mut Core) {
+        for (_, connection) in self.connections.drain() {
+            connection.end(core);
+        }
+    }
+}
+
+fn mark(due: &mut Vec<u64>, id: u64, connection: &mut Connection) {
+    if !connection.is_due {
+        connection.is_due = true;
+        due.push(id);
+    }
+}
+
+fn refuse(core: &mut Core, packet: &Packet<'_>) {
+    let ends = Ends { source: packet.destination, destination: packet.source };
+    if let Some(reset) = emit::reset(ends, packet.payload) {
+        core.out.payload(ends, TCP, &reset);
+    }
+}
+
+fn ethertype(packet: &[u8]) -> &'static [u8] {
+    if packet[0] >> 4 == 6 { &[0x86, 0xdd] } else { &[0x08, 0x00] }
+}
+
+/// A host socket that is connecting, and whether it is connected already.
+fn begin_to_connect(target: SocketAddr) -> Result<(TcpStream, bool), Errno> {
+    let family = if target.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket: OwnedFd = socket(family, SockType::Stream, flags, None)?;
+    let is_connected = match connect(socket.as_raw_fd(), &SockaddrStorage::from(target)) {
+        Ok(()) => true,
+        Err(Errno::EINPROGRESS) => false,
+        Err(errno) => return Err(errno),
+    };
+    Ok((socket.into(), is_connected))
+}
