@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::machine::{Confinement, Ended, Kind};
+use crate::net::Record;
 use crate::plan::{FallBack, guest, namespaces, size};
 use crate::session::{GuestInfo, status_of_signal};
 
@@ -50,6 +51,8 @@ pub struct Run<'a> {
     pub confinement: &'a Confinement,
     /// How the machine ended, if that is known.
     pub machine_end: Option<Ended>,
+    /// Whom it talked to, if that was wanted.
+    pub contacts: Option<&'a Record>,
     /// What the user should know.
     pub warnings: &'a [String],
 }
@@ -230,6 +233,7 @@ pub fn result(run: &Run<'_>) -> Value {
         },
         "oom_kills": run.usage.oom_kills,
         "task_limit_hits": run.usage.task_limit_hits,
+        "network": run.contacts,
         "warnings": run.warnings,
     })
 }

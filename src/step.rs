@@ -11,12 +11,25 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use sekexe_init::protocol::{ByteBuf, Spawn, WindowSize};
 
+use crate::net::proxy;
+
 /// Where scripts lie in the guest.
 pub const SCRIPT_DIR: &str = "/run/sekexe";
 
 /// Variables that are passed on without being asked for.
-const PASSED_ON: [&str; 9] =
-    ["PATH", "LANG", "LANGUAGE", "LC_ALL", "TZ", "TERM", "CI", "NO_COLOR", "CLICOLOR_FORCE"];
+const PASSED_ON: [&str; 11] = [
+    "PATH",
+    "LANG",
+    "LANGUAGE",
+    "LC_ALL",
+    "TZ",
+    "TERM",
+    "CI",
+    "NO_COLOR",
+    "CLICOLOR_FORCE",
+    "no_proxy",
+    "NO_PROXY",
+];
 /// Beginnings of names that are passed on, and what in a name means a secret all the same.
 const PASSED_ON_PREFIXES: [&str; 3] = ["LC_", "GITHUB_", "RUNNER_"];
 const SECRET: [&str; 5] = ["TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "KEY"];
@@ -163,6 +176,7 @@ fn is_allowed(name: &OsStr) -> bool {
     let Some(name) = name.to_str() else { return false };
     let upper = name.to_ascii_uppercase();
     PASSED_ON.contains(&name)
+        || proxy::is_variable(name)
         || (PASSED_ON_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
             && !SECRET.iter().any(|word| upper.contains(word)))
 }

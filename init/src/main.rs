@@ -10,6 +10,7 @@
 mod channel;
 mod control_groups;
 mod devices;
+mod netlink;
 mod network;
 mod processes;
 mod root;
@@ -92,8 +93,7 @@ fn set_up_guest(boot: &Boot, guest: &Guest, warnings: &mut Vec<String>) -> Resul
     root::enter()?;
     devices::guest::mount_all()?;
     control_groups::set_up(boot.max_tasks, warnings);
-    network::name_host(&boot.hostname).context("set the host name")?;
-    network::raise_loopback().unwrap_or_else(|e| warnings.push(format!("no loopback: {e:#}")));
+    network::set_up(boot, warnings)?;
     if let Some(device) = &guest.swap {
         sys::swap_on(device).unwrap_or_else(|e| warnings.push(format!("no swap: {e}")));
     }
@@ -126,8 +126,7 @@ fn set_up_namespaces(boot: &Boot, namespaces: &Namespaces, warnings: &mut Vec<St
     if namespaces.seal == sekexe_init::protocol::Seal::UserNamespace {
         devices::namespaces::mount_owned(Path::new("/"))?;
     }
-    network::set_host_name(&boot.hostname).context("set the host name")?;
-    network::raise_loopback().unwrap_or_else(|e| warnings.push(format!("no loopback: {e:#}")));
+    network::set_up(boot, warnings)?;
     seccomp::install(boot.deny_io_uring).context("install the filter of system calls")?;
     Ok(Ways {
         counters: if counted { Counters::Group } else { Counters::None },

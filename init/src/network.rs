@@ -1,44 +1,39 @@
-//! The machine's name and its loopback interface.
+//! The machine's name, its loopback interface and its network card.
 
 use std::ffi::OsStr;
-use std::fs::{self, OpenOptions};
-use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 
 use anyhow::{Context, Result};
+use nix::net::if_::if_nametoindex;
 use nix::unistd::sethostname;
+use sekexe_init::protocol::{Boot, CardSource, NetworkCard};
 
+use crate::netlink::{Link, Requests};
 use crate::sys;
 
-/// Names the machine.
-pub fn set_host_name(name: &[u8]) -> Result<()> {
-    Ok(sethostname(OsStr::from_bytes(name))?)
-}
+/// What the card is called, as on most machines.
+const CARD: &str = "eth0";
 
-/// Names the machine, and makes the name resolvable: `sudo` and daemons look it up.
-pub fn name_host(name: &[u8]) -> Result<()> {
-    set_host_name(name)?;
-    let mut line = name.to_vec();
-    line.push(b'\n');
-    let _ = fs::write("/etc/hostname", &line);
-    let known = fs::read("/etc/hosts").unwrap_or_default();
-    let mut entry = Vec::new();
-    if !known.is_empty() && !known.ends_with(b"\n") {
-        entry.push(b'\n');
-    }
-    if !known.windows(9).any(|w| w == b"localhost") {
-        entry.extend_from_slice(b"127.0.0.1 localhost\n::1 localhost\n");
-    }
-    entry.extend_from_slice(b"127.0.1.1 ");
-    entry.extend_from_slice(&line);
-    // A root without /etc has nobody who would look a name up.
-    if let Ok(mut hosts) = OpenOptions::new().create(true).append(true).open("/etc/hosts") {
-        let _ = hosts.write_all(&entry);
+/// Gives the machine its name, its loopback and its card. What fails is a warning.
+pub fn set_up(boot: &Boot, warnings: &mut Vec<String>) -> Result<()> {
+    sethostname(OsStr::from_bytes(&boot.hostname)).context("set the host name")?;
+    sys::interface_up("lo").unwrap_or_else(|e| warnings.push(format!("no loopback: {e:#}")));
+    if let Some(card) = &boot.network {
+        raise_card(card).unwrap_or_else(|e| warnings.push(format!("no network: {e:#}")));
     }
     Ok(())
 }
 
-/// Switches `lo` on.
-pub fn raise_loopback() -> Result<()> {
-    sys::interface_up("lo").context("switch lo on")
+fn raise_card(card: &NetworkCard) -> Result<()> {
+    let device = match &card.source {
+        CardSource::Kernel(device) => device.as_str(),
+    };
+    let index = if_nametoindex(device).with_context(|| format!("there is no {device}"))?;
+    let mut requests = Requests::default();
+    requests.set_link(&Link { index, name: CARD, address: card.mac, mtu: card.mtu });
+    for end in &card.ends {
+        requests.add_address(index, end.address, end.prefix);
+        requests.add_default_route(index, end.gateway);
+    }
+    requests.send()
 }

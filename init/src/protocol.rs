@@ -16,6 +16,7 @@
 //! than a window of memory for each stream.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 pub use serde_bytes::ByteBuf;
@@ -198,6 +199,39 @@ pub struct Boot {
     pub deny_io_uring: bool,
     /// What the machine stands on.
     pub ground: Ground,
+    /// The network card, if the machine has one.
+    pub network: Option<NetworkCard>,
+}
+
+/// How a network card is set up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkCard {
+    /// Where it comes from.
+    pub source: CardSource,
+    /// Hardware address that it shall have.
+    pub mac: [u8; 6],
+    /// Longest packet, in bytes.
+    pub mtu: u32,
+    /// Its addresses, at most one of each family.
+    pub ends: Vec<NetworkEnd>,
+}
+
+/// Where a network card comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CardSource {
+    /// The kernel has it, under this name.
+    Kernel(String),
+}
+
+/// One family of a network card.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkEnd {
+    /// The card's address.
+    pub address: IpAddr,
+    /// Bits of it that all neighbours share.
+    pub prefix: u8,
+    /// Where everything goes that is not a neighbour.
+    pub gateway: IpAddr,
 }
 
 /// What a machine stands on, with what is particular to it.

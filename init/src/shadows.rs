@@ -46,7 +46,11 @@ fn apply_one(shadow: &Shadow, at: &Path, style: Style) -> Result<()> {
             sys::set_attribute(at, style.opaque, b"y")?;
         }
         ShadowKind::Directory => fs::create_dir(at)?,
-        ShadowKind::File(contents) => fs::write(at, contents)?,
+        ShadowKind::File(contents) => {
+            // A layer that has nothing else in that directory yet.
+            at.parent().map_or(Ok(()), fs::create_dir_all)?;
+            fs::write(at, contents)?;
+        }
     }
     let (user, group) = style.owner.unwrap_or((0, 0));
     let root_if = |id, mapped| if id == mapped { 0 } else { id };
@@ -67,7 +71,11 @@ pub fn apply_directly(shadow: &Shadow, root: &Path) -> Result<()> {
         ShadowKind::Absent | ShadowKind::Directory => return Ok(()),
         ShadowKind::EmptyDirectory if exists => return Ok(()),
         ShadowKind::EmptyDirectory => fs::create_dir_all(&at)?,
-        ShadowKind::File(contents) => fs::write(&at, contents)?,
+        ShadowKind::File(contents) => {
+            // It may be a link to somewhere else.
+            let _ = fs::remove_file(&at);
+            fs::write(&at, contents)?;
+        }
     }
     Ok(fs::set_permissions(&at, Permissions::from_mode(shadow.mode))?)
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::network::NetworkArgs;
 use super::values;
 use crate::plan::{self, needs::Need};
 
@@ -130,6 +131,9 @@ pub struct MachineArgs {
     /// Working directory in the machine [default: the current directory]
     #[arg(long, value_name = "DIR", help_heading = "Files")]
     pub workdir: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub network: NetworkArgs,
 
     /// Set a variable (NAME=VALUE), or pass one of ours on (NAME), repeatable
     #[arg(long, value_name = "NAME[=VALUE]", help_heading = "Command")]

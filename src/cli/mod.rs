@@ -4,6 +4,7 @@ pub mod detect;
 pub mod exec;
 pub mod execns;
 pub mod kernel;
+pub mod network;
 mod values;
 
 use std::path::PathBuf;

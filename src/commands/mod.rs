@@ -8,6 +8,7 @@ pub mod extras;
 mod job;
 pub mod kernel;
 mod messages;
+mod network;
 mod progress;
 pub mod shell;
 

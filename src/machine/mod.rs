@@ -25,6 +25,7 @@ use nix::unistd::Pid;
 use run_dir::RunDir;
 use serde::Serialize;
 
+use crate::net::Card;
 use crate::sys;
 use crate::sys::namespaces::Entered;
 
@@ -69,6 +70,8 @@ pub struct Machine {
     pub console: OwnedFd,
     /// Readable when the machine's main process has ended.
     pub pidfd: OwnedFd,
+    /// Our end of its network card, if it has one already.
+    pub card: Option<Card>,
     /// What was really enforced on its processes.
     pub confinement: Confinement,
     /// Bytes that may be under way to the guest, where its carrier holds only so many.
@@ -129,6 +132,7 @@ impl Machine {
             channel,
             console,
             pidfd: entered.pidfd,
+            card: None,
             confinement,
             line_buffer: None,
             pid: entered.pid,

@@ -26,6 +26,7 @@ use sekexe_init::protocol::{
 };
 
 use crate::machine::{Ended, Machine};
+use crate::net::{Network, Record};
 pub use console::Console;
 use deadlines::{Deadlines, Due};
 use link::Link;
@@ -132,6 +133,7 @@ pub struct Connection {
     ready: bool,
     bye: bool,
     unhandled: VecDeque<Signal>,
+    network: Option<Network>,
 }
 
 impl Connection {
@@ -154,7 +156,19 @@ impl Connection {
             ready: false,
             bye: false,
             unhandled: VecDeque::new(),
+            network: None,
         }
+    }
+
+    /// Takes the machine's network over: if it ends, the machine does.
+    pub fn attach(&mut self, network: Network) {
+        self.network = Some(network);
+    }
+
+    /// Ends the network, after the machine, and says whom the guest talked to.
+    pub fn detach_network(&mut self) -> Record {
+        // Why it failed was the reason of the machine's end.
+        self.network.take().and_then(|mut network| network.stop().ok()).unwrap_or_default()
     }
 
     /// Sends the machine its instructions. Commands may be spawned at once: they wait for the end
@@ -363,6 +377,8 @@ impl Connection {
             self.obey()?;
         } else if ready.ended {
             return Err(self.autopsy("its process ended"));
+        } else if ready.network {
+            return Err(self.without_network());
         }
         self.move_bytes()
     }
@@ -384,6 +400,10 @@ impl Connection {
             PollFd::new(self.machine.pidfd.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.signals.0.as_fd(), PollFlags::POLLIN),
         ];
+        let network = self.network.as_ref().map(|network| {
+            fds.push(PollFd::new(network.ended(), PollFlags::POLLIN));
+            fds.len() - 1
+        });
         let console = self.console.is_open().then(|| {
             fds.push(PollFd::new(self.machine.console.as_fd(), PollFlags::POLLIN));
             fds.len() - 1
@@ -413,6 +433,7 @@ impl Connection {
             ended: happened(1),
             console: console.is_some_and(happened),
             signals: happened(2),
+            network: network.is_some_and(happened),
         })
     }
 
@@ -505,6 +526,18 @@ impl Connection {
         Ok(())
     }
 
+    /// Ends the machine because its network has ended.
+    fn without_network(&mut self) -> Death {
+        let why = self.network.take().map(|mut network| network.stop());
+        let _ = self.machine.end();
+        self.console.finish(&self.machine);
+        let reason = match why {
+            Some(Err(error)) => format!("{error:#}"),
+            _ => "it ended by itself".into(),
+        };
+        Death(fail("network", reason))
+    }
+
     /// Finds out why the machine ended.
     fn autopsy(&mut self, what_we_saw: &str) -> Death {
         let ended = self.machine.end();
@@ -524,6 +557,7 @@ struct Ready {
     ended: bool,
     console: bool,
     signals: bool,
+    network: bool,
 }
 
 impl Active {

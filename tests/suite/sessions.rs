@@ -26,7 +26,7 @@ fn machine(place: &Place) -> Connection {
     let limits = Limits::probe().unwrap();
     let plan = guest::plan(&request, &limits, &kernel.features, run_dir.disk_free(), 0).unwrap();
     let access = Access { rootfs: "/".into(), writable: vec![], readable: vec![], hidden: vec![] };
-    let machine = uml::start(&kernel, &plan, &access, run_dir).unwrap();
+    let machine = uml::start(&kernel, &plan, &access, false, run_dir).unwrap();
     let mut connection = Connection::new(machine, Console::new(None), Signals::block().unwrap(), None);
     let boot = Boot {
         hostname: ByteBuf::from(*b"machine"),

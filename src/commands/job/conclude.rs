@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use sekexe_init::protocol::{Outcome, Usage};
 
-use crate::commands::{Environment, Messages, Status};
+use crate::commands::{Environment, Messages, Status, network};
 use crate::machine::{Confinement, Ended};
+use crate::net::Record;
 use crate::report::{self, MachineFacts, Run};
 use crate::session::GuestInfo;
 
@@ -25,6 +26,8 @@ pub struct Concluded {
     pub(super) machine: GuestInfo,
     pub(super) confinement: Confinement,
     pub(super) machine_end: Option<Ended>,
+    pub(super) contacts: Record,
+    pub(super) log_network: bool,
     pub(super) warnings: Vec<String>,
 }
 
@@ -33,6 +36,7 @@ impl Concluded {
     pub fn conclude(self, env: &Environment) -> Result<Status> {
         let messages = Messages::new(env);
         self.warnings.iter().for_each(|warning| messages.warning(warning));
+        network::tell_refusals(&self.contacts, messages);
         if self.verbose {
             self.describe(messages);
         }
@@ -47,6 +51,7 @@ impl Concluded {
                 machine: &self.machine,
                 confinement: &self.confinement,
                 machine_end: self.machine_end,
+                contacts: self.log_network.then_some(&self.contacts),
                 warnings: &self.warnings,
             };
             report::write_file(path, &report::result(&run))?;

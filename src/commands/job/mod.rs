@@ -7,6 +7,7 @@
 mod conclude;
 mod environment;
 mod means;
+mod names;
 mod run;
 
 use std::path::PathBuf;
@@ -15,15 +16,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use sekexe_init::protocol::WindowSize;
 
-use super::{Environment, Messages};
+use super::{Environment, Messages, network};
 use crate::cli::exec::MachineArgs;
 use crate::exposure::{self, Exposure, Wish};
 use crate::machine::{Access, hidden};
+use crate::net;
 use crate::plan::{self, Choice, FallBack};
 use crate::session::{Input, Output};
 use crate::step::{Shell, Step, Work};
 pub use conclude::Concluded;
 use means::Means;
+pub use names::Additions;
 
 /// A command and the machine it wants.
 pub struct Job<'a> {
@@ -65,6 +68,7 @@ pub struct Prepared<'a> {
     request: plan::Request,
     reason: String,
     fall_back: Option<FallBack>,
+    network: Option<net::Settings>,
     means: Means,
 }
 
@@ -95,10 +99,12 @@ impl<'a> Job<'a> {
             read_only: args.ro,
             hidden: hidden.clone(),
         })?;
+        let mut variables = environment::variables(args, env)?;
+        let network = network::prepare(&args.network, env, &mut variables)?;
         let step = Step {
             work: self.work,
             shell: self.shell,
-            env: environment::variables(args, env)?,
+            env: variables,
             workdir: args.workdir.clone().unwrap_or(current_dir).into(),
             user: args.user.clone(),
         };
@@ -132,6 +138,7 @@ impl<'a> Job<'a> {
             request,
             reason,
             fall_back,
+            network,
             means,
         })
     }

@@ -7,22 +7,22 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow, bail};
 use nix::unistd::{Gid, Uid};
-use sekexe_init::protocol::{self, Boot, ByteBuf, Ground, Outcome, Shadow, ShadowKind};
+use sekexe_init::protocol::{self, Boot, ByteBuf, CardSource, Ground, Outcome, Shadow};
 
 use super::means::{Guest, Means};
+use super::names::{self, HOSTNAME};
 use super::{Concluded, Prepared, Streams};
-use crate::commands::Messages;
+use crate::cli::network::NetworkKind;
+use crate::commands::{Messages, network};
 use crate::detect::Limits;
 use crate::machine::namespaces::{self, layers::Layers};
 use crate::machine::run_dir::RunDir;
 use crate::machine::{Kind, Machine, none, shadows, uml};
+use crate::net::Network;
 use crate::plan::{Isolation, namespaces as plan};
 use crate::report::MachineFacts;
 use crate::session::{Command, Connection, Console, Finished, Signals, SizeOf};
 use crate::step::SCRIPT_DIR;
-
-/// The machine's name for itself.
-const HOSTNAME: &str = "sekexe";
 
 /// A machine that has come up, or will.
 struct Up {
@@ -86,6 +86,7 @@ impl Prepared<'_> {
                 Err(error) => notes.push(format!("changes may not all have been written: {error:#}")),
             }
         }
+        let contacts = connection.detach_network();
         if let Some(error) = connection.console().log_failure() {
             notes.push(format!("--kernel-log: the log is not complete: {error}"));
         }
@@ -103,16 +104,22 @@ impl Prepared<'_> {
             machine,
             confinement,
             machine_end,
+            contacts,
+            log_network: self.args.network.log_network,
             warnings: notes,
         })
     }
 
     /// A guest boots while the caller goes on.
-    fn boot_guest(&self, guest: Guest, window_size: Option<SizeOf>) -> Result<Up> {
+    fn boot_guest(&mut self, guest: Guest, window_size: Option<SizeOf>) -> Result<Up> {
         let mut access = self.access.clone();
         access.readable.extend(guest.modules.iter().cloned());
-        let machine = uml::start(&guest.kernel, &guest.plan, &access, guest.run_dir)?;
-        let warnings = self.check_confinement(&machine)?;
+        let network = self.network.take().filter(|_| guest.kernel.features.vector);
+        let mut machine = uml::start(&guest.kernel, &guest.plan, &access, network.is_some(), guest.run_dir)?;
+        let mut warnings = self.check_confinement(&machine)?;
+        if network.is_none() && self.args.network.network == NetworkKind::User {
+            warnings.push("this guest kernel has no network card: there is no network".into());
+        }
         // The kernel boots meanwhile.
         let user = Uid::effective();
         let ground = Ground::Guest(protocol::Guest {
@@ -120,10 +127,22 @@ impl Prepared<'_> {
             swap: (guest.plan.swap > 0).then(|| ByteBuf::from(uml::SWAP_DEVICE.as_bytes())),
             modules: guest.modules.iter().map(|module| bytes(module)).collect(),
         });
-        let shadows = shadows::find(&self.access.rootfs, &self.access.hidden, !user.is_root());
-        let boot = self.boot_message(shadows, guest.plan.writable, guest.plan.max_tasks, ground);
+        let mut shadows = shadows::find(&self.access.rootfs, &self.access.hidden, !user.is_root());
+        let additions = network.as_ref().map(|settings| network::additions(&settings.addresses));
+        shadows.extend(names::shadows(&self.access.rootfs, &additions.unwrap_or_default()));
+        let mut boot = self.boot_message(shadows, guest.plan.writable, guest.plan.max_tasks, ground);
+        let network = match (machine.card.take(), network) {
+            (Some(card), Some(settings)) => {
+                let source = CardSource::Kernel(uml::CARD_DEVICE.into());
+                boot.network = Some(network::card(&settings.addresses, source, card.mtu));
+                Some(Network::start(card, settings)?)
+            }
+            _ => None,
+        };
+        let mut connection = self.connect(machine, &boot, guest.log, window_size)?;
+        network.into_iter().for_each(|network| connection.attach(network));
         Ok(Up {
-            connection: self.connect(machine, &boot, guest.log, window_size)?,
+            connection,
             facts: MachineFacts::of_guest(&guest.plan, &self.reason, self.fall_back.as_ref()),
             kernel: Some(guest.kernel.path),
             script_dir: SCRIPT_DIR.into(),
@@ -138,7 +157,7 @@ impl Prepared<'_> {
         warnings.extend(layers.notes.iter().cloned());
         let ground = Ground::Namespaces(namespaces::ground(&plan, layers));
         let mut shadows = shadows::find(&self.access.rootfs, &self.access.hidden, false);
-        shadows.extend(names(&self.access.rootfs));
+        shadows.extend(names::shadows(&self.access.rootfs, &names::Additions::default()));
         let boot = self.boot_message(shadows, plan.writable, plan.max_tasks, ground);
         let mut connection = self.connect(machine, &boot, None, window_size)?;
         connection
@@ -228,35 +247,11 @@ impl Prepared<'_> {
             max_tasks,
             deny_io_uring: self.args.deny.iter().any(|what| what == "io-uring"),
             ground,
+            network: None,
         }
     }
 }
 
 fn bytes(path: &Path) -> ByteBuf {
     ByteBuf::from(path.as_os_str().as_bytes())
-}
-
-/// The files that tell programs the machine's name, as the machine shall see them: in namespaces
-/// root may not be allowed to write them.
-fn names(rootfs: &Path) -> Vec<Shadow> {
-    let file = |path: &str, contents: String| Shadow {
-        path: ByteBuf::from(path.as_bytes()),
-        kind: ShadowKind::File(ByteBuf::from(contents.into_bytes())),
-        uid: 0,
-        gid: 0,
-        mode: 0o644,
-    };
-    if !rootfs.join("etc").is_dir() {
-        return Vec::new();
-    }
-    let hosts = std::fs::read(rootfs.join("etc/hosts")).unwrap_or_default();
-    let mut hosts = String::from_utf8_lossy(&hosts).into_owned();
-    if !hosts.is_empty() && !hosts.ends_with('\n') {
-        hosts.push('\n');
-    }
-    if !hosts.contains("localhost") {
-        hosts.push_str("127.0.0.1 localhost\n::1 localhost\n");
-    }
-    hosts.push_str(&format!("127.0.1.1 {HOSTNAME}\n"));
-    vec![file("etc/hostname", format!("{HOSTNAME}\n")), file("etc/hosts", hosts)]
 }

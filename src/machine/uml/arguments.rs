@@ -31,6 +31,8 @@ pub struct Launch<'a> {
     pub carrier: Carrier,
     /// The guest's end of the channel.
     pub channel: RawFd,
+    /// The guest's end of its network card, and the card's longest packet.
+    pub card: Option<(RawFd, usize)>,
     /// Whether the kernel knows `ncpus=`.
     pub smp: bool,
     /// Whether the kernel knows `seccomp=`.
@@ -75,6 +77,9 @@ pub fn kernel_arguments(launch: &Launch<'_>) -> Vec<OsString> {
         }
         Carrier::SerialLine => arguments.push(format!("ssl0=fd:{}", launch.channel).into()),
     }
+    if let Some((fd, mtu)) = launch.card {
+        arguments.push(format!("vec0:transport=fd,fd={fd},mtu={mtu}").into());
+    }
     if let Some(swap) = launch.swap {
         arguments.push(with_path("ubd0=", swap));
     }
@@ -113,6 +118,7 @@ mod tests {
             swap: Some(Path::new("/t/swap")),
             carrier,
             channel: 5,
+            card: Some((6, 65520)),
             smp,
             has_seccomp: seccomp,
         };
@@ -128,7 +134,7 @@ mod tests {
             "mem=1024M root=/dev/root rootfstype=hostfs ro init=/init con=null con0=null,fd:1 \
              console=tty0 stderr=0 rcupdate.rcu_expedited=1 dhash_entries=32768 ihash_entries=16384 \
              bonding.max_bonds=0 dummy.numdummies=0 ifb.numifbs=0 nbd.nbds_max=0 raid=noautodetect \
-             rootflags=/t uml_dir=/t ssl=null hostfd=5 ubd0=/t/swap seccomp=on ncpus=2"
+             rootflags=/t uml_dir=/t ssl=null hostfd=5 vec0:transport=fd,fd=6,mtu=65520 ubd0=/t/swap seccomp=on ncpus=2"
         );
     }
 

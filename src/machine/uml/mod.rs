@@ -5,19 +5,22 @@ mod confine;
 
 use std::fs::{self, File, Permissions};
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 use nix::unistd::Pid;
 use sekexe_init::protocol::LINE_BUFFER;
 
 use super::run_dir::RunDir;
-use super::{Access, Confinement, INIT, Kind, Machine, channel};
+use super::{Access, Confinement, INIT, Kind, Machine, SOCKET_BUFFER, channel};
 use crate::kernel::Kernel;
+use crate::net::{Card, CardKind};
 use crate::plan::guest::Plan;
 use crate::sys::{self, Restrictions};
 use arguments::Carrier;
@@ -31,10 +34,22 @@ const SWAP: &str = "swap";
 /// Device under which the guest sees its swap file.
 pub const SWAP_DEVICE: &str = "/dev/ubda";
 
+/// Name that the guest's kernel gives its network card.
+pub const CARD_DEVICE: &str = "vec0";
+
+/// Longest packet of the card: what fits into one receive buffer of the driver's.
+const MTU: usize = 65_520;
+
 /// Starts the kernel. It boots while the caller prepares the rest.
 ///
 /// Must be called by the main thread (see [`sys::start_restricted`]).
-pub fn start(kernel: &Kernel, plan: &Plan, access: &Access, run_dir: RunDir) -> Result<Machine> {
+pub fn start(
+    kernel: &Kernel,
+    plan: &Plan,
+    access: &Access,
+    with_card: bool,
+    run_dir: RunDir,
+) -> Result<Machine> {
     raise_open_files();
     // The kernel's own files lie beside the guest's first ones: some file systems take milliseconds
     // to remove a directory.
@@ -46,6 +61,8 @@ pub fn start(kernel: &Kernel, plan: &Plan, access: &Access, run_dir: RunDir) -> 
     }
 
     let (ours, theirs) = channel().context("create the channel to the guest")?;
+    let card = with_card.then(card).transpose().context("create the guest's network card")?;
+    let (card, card_end) = card.unzip();
     let (console, console_end) = super::console().context("create the console's pipe")?;
 
     let ruleset = confine::ruleset(access, &kernel.path, run_dir.path())?;
@@ -58,6 +75,7 @@ pub fn start(kernel: &Kernel, plan: &Plan, access: &Access, run_dir: RunDir) -> 
             swap: (plan.swap > 0).then_some(swap.as_path()),
             carrier,
             channel: theirs.as_raw_fd(),
+            card: card_end.as_ref().map(|end| (end.as_raw_fd(), MTU)),
             smp: kernel.features.smp,
             has_seccomp: kernel.features.seccomp,
         }))
@@ -70,8 +88,10 @@ pub fn start(kernel: &Kernel, plan: &Plan, access: &Access, run_dir: RunDir) -> 
         .stdout(console_end.try_clone().context("create the console's pipe")?)
         .stderr(console_end);
     let writable: Vec<PathBuf> = access.writable.iter().cloned().chain([run_dir.path().to_owned()]).collect();
+    let keep: Vec<BorrowedFd<'_>> =
+        [Some(&theirs), card_end.as_ref()].into_iter().flatten().map(AsFd::as_fd).collect();
     let restrictions = Restrictions {
-        keep: &[theirs.as_fd()],
+        keep: &keep,
         ruleset: ruleset.fd.as_ref().map(AsFd::as_fd),
         cpus: &plan.pin,
         writable: &writable,
@@ -92,6 +112,7 @@ pub fn start(kernel: &Kernel, plan: &Plan, access: &Access, run_dir: RunDir) -> 
         channel: ours,
         console,
         pidfd: sys::open_pidfd(&started.child).context("watch the machine's process")?,
+        card,
         confinement,
         line_buffer: (carrier == Carrier::SerialLine).then_some(LINE_BUFFER),
         pid: Pid::from_raw(started.child.id() as i32),
@@ -129,4 +150,14 @@ fn create_swap_file(at: &Path, bytes: u64) -> std::io::Result<()> {
     file.set_permissions(Permissions::from_mode(0o600))?;
     file.write_all(&header)?;
     file.set_len(bytes)
+}
+
+/// The two ends of a network card: a frame in each message.
+fn card() -> nix::Result<(Card, OwnedFd)> {
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+    for end in [&ours, &theirs] {
+        let _ = setsockopt(end, sockopt::SndBuf, &SOCKET_BUFFER);
+    }
+    fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((Card { fd: ours, kind: CardKind::Socket, offload: false, mtu: MTU }, theirs))
 }
