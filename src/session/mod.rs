@@ -85,15 +85,22 @@ pub struct GuestInfo {
 pub struct Signals(SignalFd);
 
 impl Signals {
-    /// Blocks them from now on.
+    /// Holds them back from now on.
     pub fn block() -> Result<Self> {
-        let mut set = SigSet::empty();
-        FORWARDED.into_iter().for_each(|signal| set.add(signal));
-        set.add(Signal::SIGWINCH);
-        set.thread_block().context("block the signals to forward")?;
+        hold_signals()?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        Ok(Self(SignalFd::with_flags(&set, flags).context("watch for signals")?))
+        Ok(Self(SignalFd::with_flags(&watched_signals(), flags).context("watch for signals")?))
     }
+}
+
+/// Has signals wait until there is somebody to pass them on: for the time in which there is no
+/// machine yet, but something to clean up.
+pub fn hold_signals() -> Result<()> {
+    watched_signals().thread_block().context("block the signals to forward")
+}
+
+fn watched_signals() -> SigSet {
+    FORWARDED.into_iter().chain([Signal::SIGWINCH]).collect()
 }
 
 /// Whom to ask for the terminal's size when it changes.

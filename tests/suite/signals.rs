@@ -81,12 +81,12 @@ fn a_signal_during_the_boot_ends_the_run() {
         }
         send(&child, signal);
         let ran = Ran::from(child.wait_with_output().unwrap());
-        // Where it came before our handlers, the system did what we would have done.
+        // On a busy machine the command may have been running when it came.
         let expected = [125, 128 + signal as i32];
         assert!(expected.contains(&ran.status), "{} {}", ran.status, ran.stderr);
+        ran.says(signal.as_str());
+        place.assert_nothing_left();
     }
-    place.exec("true").ended_with(0);
-    place.assert_nothing_left();
 }
 
 /// Our program on a terminal of its own.

@@ -16,6 +16,7 @@ use crate::machine::namespaces::layers::{self, Layers, Survey};
 use crate::machine::run_dir::RunDir;
 use crate::plan::namespaces::Foundation;
 use crate::plan::{Capabilities, Isolation, Machine, Request, guest, namespaces};
+use crate::session::hold_signals;
 
 /// Everything that starting a machine takes.
 pub enum Means {
@@ -89,7 +90,7 @@ impl Means {
     ) -> Result<Self> {
         Ok(match machine {
             Machine::Guest => Self::Guest(Guest::find(args, env, request, limits)?),
-            Machine::None => Self::None(RunDir::create(&env.temporary_places)?),
+            Machine::None => Self::None(run_dir(env)?),
             Machine::Namespaces(plan) => {
                 let layers = survey(&plan, access)?;
                 Self::Namespaces(plan.sealed(layers.need_seal())?, layers)
@@ -127,7 +128,7 @@ impl Guest {
         let selector = args.kernel.clone().unwrap_or_else(|| "auto".into());
         // After everything that can be refused at once: this may take minutes.
         let kernel = kernel::resolve(&selector, profile, env)?;
-        let run_dir = RunDir::create(&env.temporary_places)?;
+        let run_dir = run_dir(env)?;
         let plan = guest::plan(request, limits, &kernel.features, run_dir.disk_free(), std::process::id())?;
         if args.verbose {
             let messages = Messages::new(env);
@@ -135,6 +136,12 @@ impl Guest {
         }
         Ok(Self { modules: modules(&kernel)?, kernel, plan, run_dir, log })
     }
+}
+
+/// From here on there is something to clean up, which a signal must not prevent.
+fn run_dir(env: &Environment) -> Result<RunDir> {
+    hold_signals()?;
+    RunDir::create(&env.temporary_places)
 }
 
 /// Modules that a distribution's kernel needs for the guest's root.

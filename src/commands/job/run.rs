@@ -21,7 +21,7 @@ use crate::machine::{Kind, Machine, none, shadows, uml};
 use crate::net::Network;
 use crate::plan::{Isolation, namespaces as plan};
 use crate::report::MachineFacts;
-use crate::session::{Command, Connection, Console, Finished, Signals, SizeOf};
+use crate::session::{Command, Connection, Console, Finished, Signals, SizeOf, hold_signals};
 use crate::step::SCRIPT_DIR;
 
 /// A machine that has come up, or will.
@@ -38,8 +38,7 @@ struct Up {
 impl Prepared<'_> {
     /// Starts the machine, runs the command, ends the machine.
     pub fn run(mut self, streams: Streams, window_size: Option<SizeOf>) -> Result<Concluded> {
-        // From now on they are for the command.
-        let _held = Signals::block()?;
+        hold_signals()?;
         let means = std::mem::replace(&mut self.means, Means::Spent);
         let mut up = match means {
             Means::Guest(guest) => self.boot_guest(guest, window_size)?,
