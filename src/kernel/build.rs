@@ -290,6 +290,11 @@ fn kernel_variables(tree: &Path) -> Vec<String> {
         "KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 2026".to_owned(),
         "KBUILD_BUILD_VERSION=1".to_owned(),
         "LOCALVERSION=".to_owned(),
+        // The versions of these would stand in the configuration, which is part of the kernel,
+        // although nothing of ours is made with them.
+        "RUSTC=/nonexistent".to_owned(),
+        "BINDGEN=/nonexistent".to_owned(),
+        "PAHOLE=/nonexistent".to_owned(),
         format!("KCFLAGS={map}"),
         format!("KAFLAGS={map}"),
     ]

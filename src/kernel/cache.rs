@@ -106,8 +106,7 @@ impl Cache {
         let dir = self.root.join(name);
         fs::create_dir_all(&dir).with_context(|| {
             format!(
-                "cannot create {}: the cache directory must be writable; try another one, \
-                 XDG_CACHE_HOME names it",
+                "cannot create {}: the cache must be writable; set XDG_CACHE_HOME to a directory that is",
                 dir.display()
             )
         })?;

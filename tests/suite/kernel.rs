@@ -401,8 +401,9 @@ fn the_same_source_recipe_and_compiler_give_the_same_bytes() {
         .map(PathBuf::from)
         .or_else(|| Some(std::env::home_dir()?.join(".cache")))
         .unwrap();
-    let build = |cache_home: &Path, force: &[&str]| {
+    let build = |cache_home: &Path, path: &str, force: &[&str]| {
         let output = sekexe(cache_home)
+            .env("PATH", path)
             .args(["kernel", "build", "6.1", "--profile", "small"])
             .args(force)
             .stderr(Stdio::inherit())
@@ -411,7 +412,7 @@ fn the_same_source_recipe_and_compiler_give_the_same_bytes() {
         assert!(output.status.success(), "{}", text(&output));
         PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
     };
-    let first = build(&user_cache, &[]);
+    let first = build(&user_cache, &system_path(), &[]);
     // The source is not downloaded again.
     let home = tempfile::tempdir_in("/var/tmp").unwrap();
     let sources = home.path().join("sekexe-ci/sources");
@@ -419,7 +420,17 @@ fn the_same_source_recipe_and_compiler_give_the_same_bytes() {
     for name in ["linux-6.1.tar.xz", "linux-6.1.tar.json"] {
         fs::copy(user_cache.join("sekexe-ci/sources").join(name), sources.join(name)).unwrap();
     }
-    let second = build(home.path(), &["--force"]);
+    // Programs that Linux looks for and takes the versions of, and that we make nothing with.
+    let programs = home.path().join("bin");
+    fs::create_dir(&programs).unwrap();
+    for (name, version) in [("pahole", "v1.29"), ("rustc", "rustc 1.95.0 (LLVM 22.1.2)"), ("bindgen", "0.72")]
+    {
+        let file = programs.join(name);
+        fs::write(&file, format!("#!/bin/sh\necho '{version}'\n")).unwrap();
+        fs::set_permissions(file, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = format!("{}:{}", programs.display(), system_path());
+    let second = build(home.path(), &path, &["--force"]);
     assert_eq!(first.file_name(), second.file_name());
     assert!(fs::read(first).unwrap() == fs::read(second).unwrap(), "the two kernels differ");
 }
