@@ -36,5 +36,7 @@ added. An answer is an object {\"supported\": true}, or {\"supported\": false, \
   places           a list: path, size, free, memory, exec, usable (answer)
   kernels          a list: label, path, release, current (is what --kernel finds),
                    boot: null, or works (answer), release, boot_ms
+  verdict          what exec would use: machine (namespaces, uml, none, null), reason,
+                   better: a list: gain, remedy
 
 Exit status: 0; 125 if sekexe-ci itself failed.";

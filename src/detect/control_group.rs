@@ -5,9 +5,9 @@
 //! the way from our own group to the top of what we see is the one that counts.
 
 use std::fs;
-use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use serde::Serialize;
 
 use super::Support;
@@ -172,40 +172,87 @@ impl Hierarchy {
     }
 }
 
-/// Makes a group below ours, sets its memory limit, removes it.
+/// Makes a group below ours with a memory limit, and takes everything back.
 fn delegated(second: Option<&Hierarchy>, controllers: &[String], first: bool) -> Support {
-    let remedy = Some("systemd-run --user --scope -p Delegate=yes sekexe-ci ...");
     let Some(second) = second else {
         return Support::no("control groups of version 2 are not mounted", None);
     };
-    if first && !controllers.iter().any(|name| name == "memory") {
-        return Support::no(
-            "the controllers are in hierarchies of version 1",
-            Some("systemd.unified_cgroup_hierarchy=1 on the kernel's command line"),
-        );
-    }
-    let parent = second.own.display();
-    let group = second.own.join(format!("sekexe-probe-{}", std::process::id()));
-    if let Err(error) = fs::create_dir(&group) {
-        return match error.kind() {
-            ErrorKind::ReadOnlyFilesystem => Support::no(
-                format!("{parent} is mounted read-only"),
-                Some("for Docker: docker run --privileged --cgroupns=private"),
+    if !controllers.iter().any(|name| name == "memory") {
+        return match first {
+            true => Support::no(
+                "the controllers are in hierarchies of version 1",
+                Some("systemd.unified_cgroup_hierarchy=1 on the kernel's command line"),
             ),
-            _ => Support::no(format!("no group can be made in {parent}: {error}"), remedy),
+            false => Support::no(format!("{} has no memory controller", second.own.display()), DELEGATE),
         };
     }
-    let limit = fs::OpenOptions::new().write(true).open(group.join("memory.max"));
-    let limited = limit.and_then(|mut file| file.write_all(b"max"));
-    let removed = fs::remove_dir(&group);
-    match (limited, removed) {
-        (Ok(()), Ok(())) => Support::Yes,
-        (Err(error), _) if error.kind() == ErrorKind::NotFound => Support::no(
-            format!("{parent} hands the memory controller down to nobody (cgroup.subtree_control)"),
-            remedy,
-        ),
-        (Err(error), _) => Support::no(format!("a group's memory.max cannot be set: {error}"), remedy),
-        (Ok(()), Err(error)) => Support::no(format!("a group cannot be removed again: {error}"), None),
+    match try_limit(&second.own) {
+        Ok(()) => Support::Yes,
+        Err((what, error)) => match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EROFS) => Support::no(
+                format!("{} is mounted read-only", second.mount.display()),
+                Some("for Docker: docker run --privileged --cgroupns=private"),
+            ),
+            Some(Errno::EBUSY) => {
+                Support::no(format!("{} has other processes than us (EBUSY)", second.own.display()), DELEGATE)
+            }
+            _ => Support::no(format!("{what} in {}: {error}", second.own.display()), DELEGATE),
+        },
+    }
+}
+
+/// A group that belongs to one program and its user.
+const DELEGATE: Option<&str> = Some("systemd-run --user --scope -p Delegate=yes sekexe-ci ...");
+
+/// A group that hands controllers down may hold no processes itself. So we move into a group below
+/// and back.
+fn try_limit(own: &Path) -> Result<(), (&'static str, std::io::Error)> {
+    let at = |what| move |error| (what, error);
+    let name = |kind| own.join(format!("sekexe-{kind}-{}", std::process::id()));
+    let (shelter, limited) = (Group::create(name("shelter")), name("limited"));
+    let shelter = shelter.map_err(at("a group cannot be made"))?;
+    if shelter.0.join("memory.max").exists() {
+        return fs::write(shelter.0.join("memory.max"), "max").map_err(at("a limit cannot be set"));
+    }
+    let _moved = Moved::into(&shelter.0, own).map_err(at("we cannot move into another group"))?;
+    let control = own.join("cgroup.subtree_control");
+    fs::write(&control, "+memory").map_err(at("no controller can be handed down"))?;
+    let done = Group::create(limited)
+        .and_then(|limited| fs::write(limited.0.join("memory.max"), "max"))
+        .map_err(at("a limit cannot be set"));
+    fs::write(&control, "-memory").map_err(at("a controller cannot be taken back"))?;
+    done
+}
+
+/// A group that goes when dropped.
+struct Group(PathBuf);
+
+impl Group {
+    fn create(path: PathBuf) -> std::io::Result<Self> {
+        fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// Us in another group until dropped.
+struct Moved<'a>(&'a Path);
+
+impl<'a> Moved<'a> {
+    fn into(group: &Path, home: &'a Path) -> std::io::Result<Self> {
+        fs::write(group.join("cgroup.procs"), "0")?;
+        Ok(Self(home))
+    }
+}
+
+impl Drop for Moved<'_> {
+    fn drop(&mut self) {
+        let _ = fs::write(self.0.join("cgroup.procs"), "0");
     }
 }
 
@@ -270,12 +317,5 @@ mod tests {
         let (mount, own) = (place.path().to_owned(), place.path().to_owned());
         let hierarchy = Hierarchy { version: 1, controllers, mount, own };
         assert_eq!(limits_of(&[hierarchy]), GroupLimits { cpus: Some(0.5), ..GroupLimits::default() });
-    }
-
-    #[test]
-    fn the_trial_leaves_no_group() {
-        let found = probe();
-        let name = format!("sekexe-probe-{}", std::process::id());
-        assert!(found.path.is_none_or(|path| !path.join(name).exists()));
     }
 }

@@ -5,10 +5,17 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
+use std::time::Duration;
 
-use nix::unistd::Uid;
+use nix::sched::CloneFlags;
+use nix::unistd::{Pid, Uid};
 
 use super::Support;
+use crate::sys::probe::{Call, hold};
+
+/// Entering a namespace takes a fraction of a millisecond.
+const DEADLINE: Duration = Duration::from_secs(2);
 
 /// Fewer ids than this cannot hold a distribution's users, `nobody` included.
 const ENOUGH: u64 = 65_536;
@@ -31,6 +38,24 @@ pub fn probe(path: &OsStr) -> Support {
         }
     }
     Support::Yes
+}
+
+/// Has the ranges really mapped, by `map`, into the user namespace of a child with the number that
+/// it is given.
+pub fn try_map(map: impl FnOnce(Pid) -> io::Result<()>) -> Support {
+    let tried = hold(&[Call::Unshare(CloneFlags::CLONE_NEWUSER)], DEADLINE).and_then(|child| {
+        map(child.pid)?;
+        let mapped = fs::read_to_string(format!("/proc/{}/uid_map", child.pid))?;
+        // Us, and the range.
+        if mapped.lines().count() == 2 { Ok(()) } else { Err(io::Error::other("the map is not complete")) }
+    });
+    match tried {
+        Ok(()) => Support::Yes,
+        Err(error) => Support::no(
+            format!("mapping them fails: {error}"),
+            Some("check that newuidmap and newgidmap are set-user-id root, or have their capabilities"),
+        ),
+    }
 }
 
 /// The user's name in `/etc/passwd`, else the number. A static program cannot ask the C library,

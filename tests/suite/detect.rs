@@ -166,6 +166,12 @@ sekexe_ci
 tun
 tun.device
 tun.tap
+verdict
+verdict.better
+verdict.better.gain
+verdict.better.remedy
+verdict.machine
+verdict.reason
 "#);
 }
 
@@ -227,10 +233,14 @@ fn it_is_told_that_no_user_namespaces_are_left() {
     insta::assert_snapshot!(denial(&found, "/namespaces/user"), @"user.max_user_namespaces is 0 (ENOSPC); sudo sysctl -w user.max_user_namespaces=15000");
     // With all capabilities where we are, the others need no user namespace.
     assert_eq!(found["namespaces"]["privilege"], "real-root");
+    assert_eq!(found["verdict"]["machine"], "namespaces", "{found}");
     assert_eq!(found["namespaces"]["overlay"]["supported"], true, "{found}");
 
     let found = limited(0, &["setpriv", "--bounding-set=-all", "--inh-caps=-all"]);
     assert_eq!(found["namespaces"]["privilege"], "none");
+    assert_eq!(found["verdict"]["machine"], "uml");
+    let better = found["verdict"]["better"][0]["remedy"].as_str();
+    assert_eq!(better, Some("sudo sysctl -w user.max_user_namespaces=15000"), "{found}");
     insta::assert_snapshot!(denial(&found, "/namespaces/network"), @"it takes a user namespace, or root with CAP_SYS_ADMIN; sudo sysctl -w user.max_user_namespaces=15000");
 
     let found = limited(1, &[]);
@@ -325,6 +335,39 @@ os.execvp(sys.argv[2], sys.argv[2:])
     let prefix = ["unshare", "--user", "--map-root-user", "--mount", "python3", "-c", script, hung];
     let found = detect_under(&place, &prefix);
     assert!(denial(&found, "/places/0/usable").contains("no answer within"));
+}
+
+#[test]
+fn a_control_group_is_ours_where_nobody_else_is_in_it() {
+    require!(uml);
+    let place = Place::new();
+    let program = support::program();
+    let program = program.to_str().unwrap();
+    let alone = place.exec_with(["--", program, "detect", "--format", "json"]);
+    let found = self::found(alone);
+    assert_eq!(found["control_groups"]["versions"], json!([2]), "{found}");
+    assert_eq!(found["control_groups"]["delegated"]["supported"], true, "{found}");
+    let left = "find /sys/fs/cgroup -name 'sekexe*'";
+    let script = format!("'{program}' detect --format json; test -z \"$({left})\"");
+    let shared = place.exec(&script);
+    assert!(denial(&self::found(shared), "/control_groups/delegated").contains("other processes than us"));
+}
+
+#[test]
+fn ranges_of_ids_are_really_mapped() {
+    require!(userns, newuidmap);
+    let found = detect_under(&Place::new(), &[]);
+    assert_eq!(found["namespaces"]["subordinate_ids"]["supported"], true, "{found}");
+    // A program that is there and does nothing is not enough.
+    let place = Place::new();
+    let broken = place.path("bin");
+    std::fs::create_dir(&broken).unwrap();
+    for name in ["newuidmap", "newgidmap"] {
+        std::os::unix::fs::symlink("/bin/true", broken.join(name)).unwrap();
+    }
+    let mut command = place.sekexe(["detect", "--format", "json"]);
+    let found = self::found(Ran::from(command.env("PATH", &broken).output().unwrap()));
+    assert!(denial(&found, "/namespaces/subordinate_ids").contains("the map is not complete"));
 }
 
 #[test]

@@ -64,6 +64,16 @@ pub mod have {
         if nix::unistd::geteuid().is_root() { Err("running as root".into()) } else { Ok(()) }
     }
 
+    /// The programs that map subordinate ids, and a range for us.
+    pub fn newuidmap() -> Result<(), String> {
+        program("newuidmap")?;
+        let user = std::process::Command::new("id").arg("-un").output().map_err(|e| e.to_string())?;
+        let name = String::from_utf8_lossy(&user.stdout).trim().to_owned() + ":";
+        let ranges = std::fs::read_to_string("/etc/subuid").unwrap_or_default();
+        let has = ranges.lines().any(|line| line.starts_with(&name));
+        if has { Ok(()) } else { Err(format!("/etc/subuid has no range for {name}")) }
+    }
+
     /// A Python interpreter.
     pub fn python3() -> Result<(), String> {
         program("python3")

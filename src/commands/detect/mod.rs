@@ -2,18 +2,22 @@
 
 mod guests;
 mod table;
+mod verdict;
 
 use std::io::Write;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::{Environment, Status};
+use super::{Environment, Status, job};
 use crate::cli::detect::DetectArgs;
 use crate::cli::kernel::Format;
-use crate::detect::Host;
 use crate::detect::host::Known;
+use crate::detect::{Host, subordinate};
+use crate::machine::namespaces::Users;
+use crate::plan::{self, Request};
 use guests::Guest;
+use verdict::Verdict;
 
 /// Version of the JSON layout; grows when a field changes its meaning or goes.
 const SCHEMA: u32 = 1;
@@ -25,28 +29,42 @@ struct Report {
     sekexe_ci: &'static str,
     #[serde(flatten)]
     host: Host,
-    /// The CI provider's name.
+    /// The CI provider's name, `unknown` for a CI that is not known.
     ci: Option<String>,
     kernels: Vec<Guest>,
+    verdict: Verdict,
 }
 
 /// Runs the command.
 pub fn run(args: &DetectArgs, env: &Environment) -> Result<Status> {
     let known = Known { path: &env.path, variables: &env.variables, places: &places(env) };
+    let mut host = Host::probe(&known)?;
+    if let Some(users) = Users::find(&env.path).filter(|_| host.namespaces.subordinate_ids.is_yes()) {
+        host.namespaces.subordinate_ids = subordinate::try_map(|pid| users.map(pid));
+    }
+    let kernels = guests::list(args.boot, env)?;
+    let choice = plan::choose(&Request::default(), &job::with_namespaces(host.namespaces.clone())?);
     let report = Report {
         schema: SCHEMA,
         sekexe_ci: env!("CARGO_PKG_VERSION"),
-        host: Host::probe(&known)?,
-        ci: env.is_ci.then(ci_info::get).and_then(|info| info.name),
-        kernels: guests::list(args.boot, env)?,
+        verdict: Verdict::new(choice, &host, kernels.iter().any(|kernel| kernel.current)),
+        ci: provider(),
+        host,
+        kernels,
     };
     let mut text = match args.format {
         Format::Json => serde_json::to_string_pretty(&report)?,
-        Format::Text => table::render(&table::sections(&report), env.color_output),
+        Format::Text => table::render(&table::sections(&report), env.color_output) + &report.verdict.text(),
     };
     text.push('\n');
     std::io::stdout().write_all(text.as_bytes()).context("print what was found")?;
     Ok(0)
+}
+
+/// The CI's name, as far as its variables tell.
+fn provider() -> Option<String> {
+    let info = ci_info::get();
+    info.ci.then(|| info.name.unwrap_or_else(|| "unknown".into()))
 }
 
 /// Where a machine's files may go, and where programs expect shared memory.

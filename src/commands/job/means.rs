@@ -47,17 +47,23 @@ pub struct Guest {
 /// What the host gives, as far as the request depends on it: to probe takes time.
 pub fn capabilities(request: &Request, env: &Environment) -> Result<Capabilities> {
     let cache = env.cache_dir.as_ref().map(|dir| dir.join("sekexe-ci"));
+    let namespaces = match request.isolation {
+        Isolation::Auto | Isolation::Namespaces => {
+            detect::namespaces::probe_cached(&env.path, cache.as_deref())
+        }
+        Isolation::Uml | Isolation::None => detect::Namespaces::not_asked(),
+    };
+    with_namespaces(namespaces)
+}
+
+/// The same where it is known what may be done with namespaces.
+pub fn with_namespaces(namespaces: detect::Namespaces) -> Result<Capabilities> {
     let guest = match cfg!(target_arch = "x86_64") {
         true => Support::Yes,
         false => Support::no("User Mode Linux exists for x86-64 only", Some("use an x86-64 host")),
     };
     Ok(Capabilities {
-        namespaces: match request.isolation {
-            Isolation::Auto | Isolation::Namespaces => {
-                detect::namespaces::probe_cached(&env.path, cache.as_deref())
-            }
-            Isolation::Uml | Isolation::None => detect::Namespaces::not_asked(),
-        },
+        namespaces,
         root: Uid::effective().is_root(),
         admin: detect::namespaces::has_admin_capability(),
         control_group: Support::no(

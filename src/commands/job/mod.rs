@@ -26,6 +26,7 @@ use crate::session::{Input, Output};
 use crate::step::{Shell, Step, Work};
 pub use conclude::Concluded;
 use means::Means;
+pub use means::with_namespaces;
 pub use names::Additions;
 
 /// A command and the machine it wants.

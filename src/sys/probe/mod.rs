@@ -164,6 +164,43 @@ pub fn attempt(lists: &[&[Call<'_>]], deadline: Duration) -> io::Result<Vec<Trie
     Ok(records.chain(std::iter::repeat(missing)).take(lists.len()).collect())
 }
 
+/// A child that has gone through a list of calls and waits, until this is dropped.
+pub struct Held {
+    /// Its number.
+    pub pid: Pid,
+    _release: io::PipeWriter,
+}
+
+/// Holds a child in the state that a list of calls brings it into.
+pub fn hold(list: &[Call<'_>], deadline: Duration) -> io::Result<Held> {
+    let (mut reports, reporter) = io::pipe()?;
+    let (until, release) = io::pipe()?;
+    let Some(pid) = fork()? else {
+        // Its own copy would keep the end of the pipe from being seen.
+        drop(release);
+        if (&reporter).write_all(&go_through(list, 0)).is_ok() {
+            let _ = read(&until, &mut [0]);
+        }
+        leave(0)
+    };
+    drop(reporter);
+    let held = Held { pid, _release: release };
+    let mut record = Vec::new();
+    read_until(&mut reports, &mut record, RECORD, Instant::now() + deadline)?;
+    match record.len() == RECORD && word(&record, 4) == 0 {
+        true => Ok(held),
+        false if record.len() == RECORD => Err(io::Error::from_raw_os_error(word(&record, 4))),
+        false => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = kill(self.pid, Signal::SIGKILL);
+        let _ = waitpid(self.pid, Some(WaitPidFlag::__WALL));
+    }
+}
+
 /// Reads until so many bytes are there (true), the last writer has gone (true), or it is late.
 fn read_until(from: &mut io::PipeReader, to: &mut Vec<u8>, wanted: usize, end: Instant) -> io::Result<bool> {
     let mut block = [0; 256];
