@@ -10,6 +10,8 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType
 
 /// Bytes of `struct nlmsghdr`.
 const HEADER: usize = 16;
+/// Bytes of `struct ifinfomsg`.
+const LINK_HEADER: usize = 16;
 
 /// Requests, in order.
 #[derive(Default)]
@@ -24,24 +26,45 @@ pub struct Link<'a> {
     pub index: u32,
     /// Its name.
     pub name: &'a str,
-    /// Its hardware address.
-    pub address: [u8; 6],
+    /// Its hardware address, if that shall be another one.
+    pub address: Option<[u8; 6]>,
     /// Its longest packet.
     pub mtu: u32,
+    /// Whether it knows its neighbours without asking.
+    pub silent: bool,
 }
 
 impl Requests {
     /// Sets a link up.
     pub fn set_link(&mut self, link: &Link<'_>) {
-        let up = libc::IFF_UP as u32;
+        let flags = libc::IFF_UP as u32 | if link.silent { libc::IFF_NOARP as u32 } else { 0 };
         let mut body = vec![0; 4];
         body.extend(link.index.to_ne_bytes());
-        body.extend(up.to_ne_bytes());
-        body.extend(up.to_ne_bytes());
-        attribute(&mut body, libc::IFLA_ADDRESS, &link.address);
+        body.extend(flags.to_ne_bytes());
+        body.extend(flags.to_ne_bytes());
+        if let Some(address) = &link.address {
+            attribute(&mut body, libc::IFLA_ADDRESS, address);
+        }
         attribute(&mut body, libc::IFLA_MTU, &link.mtu.to_ne_bytes());
         attribute(&mut body, libc::IFLA_IFNAME, &[link.name.as_bytes(), &[0]].concat());
         self.add("set the network card up", libc::RTM_NEWLINK, 0, &body);
+    }
+
+    /// Makes a pair of links, each of which receives what the other sends.
+    pub fn make_pair(&mut self, name: &str, peer: &str) {
+        /// What the kernel calls the peer among the particulars of a pair (`VETH_INFO_PEER`).
+        const PEER: u16 = 1;
+        let mut of_peer = vec![0; LINK_HEADER];
+        attribute(&mut of_peer, libc::IFLA_IFNAME, &[peer.as_bytes(), &[0]].concat());
+        let mut particulars = Vec::new();
+        attribute(&mut particulars, PEER, &of_peer);
+        let mut information = Vec::new();
+        attribute(&mut information, libc::IFLA_INFO_KIND, b"veth\0");
+        attribute(&mut information, libc::IFLA_INFO_DATA, &particulars);
+        let mut body = vec![0; LINK_HEADER];
+        attribute(&mut body, libc::IFLA_IFNAME, &[name.as_bytes(), &[0]].concat());
+        attribute(&mut body, libc::IFLA_LINKINFO, &information);
+        self.add("make a pair of links", libc::RTM_NEWLINK, CREATE, &body);
     }
 
     /// Gives a link an address, which nobody else can have.

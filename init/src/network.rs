@@ -1,18 +1,23 @@
 //! The machine's name, its loopback interface and its network card.
 
 use std::ffi::OsStr;
+use std::io::IoSlice;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
 use anyhow::{Context, Result};
 use nix::net::if_::if_nametoindex;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::sethostname;
-use sekexe_init::protocol::{Boot, CardSource, NetworkCard};
+use sekexe_init::protocol::{Boot, CardKind, CardSource, NetworkCard};
 
 use crate::netlink::{Link, Requests};
 use crate::sys;
 
 /// What the card is called, as on most machines.
 const CARD: &str = "eth0";
+/// The other end of the pair, where the card is one.
+const PEER: &str = "eth0-outside";
 
 /// Gives the machine its name, its loopback and its card. What fails is a warning.
 pub fn set_up(boot: &Boot, warnings: &mut Vec<String>) -> Result<()> {
@@ -25,15 +30,55 @@ pub fn set_up(boot: &Boot, warnings: &mut Vec<String>) -> Result<()> {
 }
 
 fn raise_card(card: &NetworkCard) -> Result<()> {
+    let made = match card.source {
+        CardSource::Kernel(_) => None,
+        CardSource::Made(socket) => Some((socket, make(card.mtu)?)),
+    };
     let device = match &card.source {
         CardSource::Kernel(device) => device.as_str(),
+        CardSource::Made(_) => CARD,
     };
     let index = if_nametoindex(device).with_context(|| format!("there is no {device}"))?;
     let mut requests = Requests::default();
-    requests.set_link(&Link { index, name: CARD, address: card.mac, mtu: card.mtu });
+    let address = Some(card.mac);
+    requests.set_link(&Link { index, name: CARD, address, mtu: card.mtu, silent: false });
     for end in &card.ends {
         requests.add_address(index, end.address, end.prefix);
         requests.add_default_route(index, end.gateway);
     }
-    requests.send()
+    requests.send()?;
+    made.map_or(Ok(()), |(socket, (kind, other_end))| pass_on(socket, kind, &other_end))
+}
+
+/// Makes a card out of nothing: a TAP device, or, where that is closed to us, a pair of links with a
+/// packet socket on the second one.
+fn make(mtu: u32) -> Result<(CardKind, OwnedFd)> {
+    let denied = match sys::network::open_tap(CARD) {
+        Ok(device) => return Ok((CardKind::Device, device)),
+        Err(error) => error,
+    };
+    let make_pair = || -> Result<OwnedFd> {
+        let mut requests = Requests::default();
+        requests.make_pair(CARD, PEER);
+        requests.send()?;
+        let index = if_nametoindex(PEER)?;
+        // Nobody is behind it: it has nothing to say of its own.
+        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{PEER}/disable_ipv6"), "1");
+        let mut requests = Requests::default();
+        requests.set_link(&Link { index, name: PEER, address: None, mtu, silent: true });
+        requests.send()?;
+        sys::network::open_packet_socket(index).context("open a packet socket")
+    };
+    let pair = make_pair().with_context(|| format!("no TAP device ({denied}), and no pair of links"))?;
+    Ok((CardKind::Socket, pair))
+}
+
+fn pass_on(socket: RawFd, kind: CardKind, other_end: &OwnedFd) -> Result<()> {
+    let socket = sys::adopt(socket).context("take the socket for the card over")?;
+    let fds = [other_end.as_raw_fd()];
+    let control = [ControlMessage::ScmRights(&fds)];
+    let byte = [kind as u8];
+    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&byte)], &control, MsgFlags::empty(), None)
+        .context("pass the card on")?;
+    Ok(())
 }

@@ -221,6 +221,19 @@ pub struct NetworkCard {
 pub enum CardSource {
     /// The kernel has it, under this name.
     Kernel(String),
+    /// The init makes one, and passes its other end on over the socket that it was started with
+    /// under this number: one byte, a [`CardKind`], and the descriptor.
+    Made(i32),
+}
+
+/// What the other end of a card is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum CardKind {
+    /// A socket: a frame in each message.
+    Socket = b's',
+    /// A device: a frame in each call.
+    Device = b'd',
 }
 
 /// One family of a network card.

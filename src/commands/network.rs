@@ -12,6 +12,7 @@ use sekexe_init::protocol::{CardSource, NetworkCard, NetworkEnd};
 use super::job::Additions;
 use super::{Environment, Messages};
 use crate::cli::network::{NetworkArgs, NetworkKind};
+use crate::machine::card::MTU;
 use crate::net::policy::Policy;
 use crate::net::{self, Addresses, Fate, Protocol, Record, Settings, proxy};
 
@@ -69,13 +70,13 @@ pub fn prepare(
 }
 
 /// What the init does with the machine's card.
-pub fn card(addresses: &Addresses, source: CardSource, mtu: usize) -> NetworkCard {
+pub fn card(addresses: &Addresses, source: CardSource) -> NetworkCard {
     let end = |address: IpAddr, prefix, gateway: IpAddr| NetworkEnd { address, prefix, gateway };
     let mut ends = vec![end(addresses.guest_v4().into(), net::PREFIX_V4, addresses.gateway_v4().into())];
     if addresses.has_v6() {
         ends.push(end(addresses.guest_v6().into(), net::PREFIX_V6, addresses.gateway_v6().into()));
     }
-    NetworkCard { source, mac: net::GUEST_MAC, mtu: mtu as u32, ends }
+    NetworkCard { source, mac: net::GUEST_MAC, mtu: MTU as u32, ends }
 }
 
 /// What names the machine has to know for it.

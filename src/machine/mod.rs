@@ -3,6 +3,7 @@
 //! Nothing above this module may assume which kind it is. A machine ends with its [`Machine`]:
 //! dropping it kills every process and removes every file that it had on the host.
 
+pub mod card;
 pub mod hidden;
 pub mod namespaces;
 pub mod none;
@@ -25,7 +26,6 @@ use nix::unistd::Pid;
 use run_dir::RunDir;
 use serde::Serialize;
 
-use crate::net::Card;
 use crate::sys;
 use crate::sys::namespaces::Entered;
 
@@ -70,8 +70,8 @@ pub struct Machine {
     pub console: OwnedFd,
     /// Readable when the machine's main process has ended.
     pub pidfd: OwnedFd,
-    /// Our end of its network card, if it has one already.
-    pub card: Option<Card>,
+    /// Where its network card comes from, if it gets one.
+    pub card: Option<card::Source>,
     /// What was really enforced on its processes.
     pub confinement: Confinement,
     /// Bytes that may be under way to the guest, where its carrier holds only so many.

@@ -1,9 +1,10 @@
 //! Frames in batches: one system call for many messages.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::libc;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 /// Most messages that one call moves.
 pub const BATCH: usize = 32;
@@ -62,4 +63,21 @@ pub fn send_each(socket: BorrowedFd<'_>, frames: &[IoSlice<'_>]) -> io::Result<u
         )
     };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Receives one byte and the descriptor that comes with it, without waiting.
+pub fn receive_descriptor(socket: BorrowedFd<'_>) -> io::Result<(u8, OwnedFd)> {
+    let mut byte = [0];
+    let mut buffers = [IoSliceMut::new(&mut byte)];
+    let mut space = nix::cmsg_space!(RawFd);
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut buffers, Some(&mut space), flags)?;
+    let mut descriptors = message.cmsgs()?.flat_map(|control| match control {
+        ControlMessageOwned::ScmRights(descriptors) => descriptors,
+        _ => Vec::new(),
+    });
+    let descriptor = descriptors.next().ok_or(io::ErrorKind::UnexpectedEof)?;
+    // SAFETY: the kernel has just made this descriptor for us, and there is room for one only.
+    let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    Ok((byte[0], descriptor))
 }

@@ -4,6 +4,7 @@
 #![expect(unsafe_code, reason = "raw system calls; each block states why that call is sound")]
 
 pub mod mounts;
+pub mod network;
 
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow, bail};
 use nix::unistd::{Gid, Uid};
-use sekexe_init::protocol::{self, Boot, ByteBuf, CardSource, Ground, Outcome, Shadow};
+use sekexe_init::protocol::{self, Boot, ByteBuf, Ground, Outcome, Shadow};
 
 use super::means::{Guest, Means};
 use super::names::{self, HOSTNAME};
@@ -131,10 +131,9 @@ impl Prepared<'_> {
         shadows.extend(names::shadows(&self.access.rootfs, &additions.unwrap_or_default()));
         let mut boot = self.boot_message(shadows, guest.plan.writable, guest.plan.max_tasks, ground);
         let network = match (machine.card.take(), network) {
-            (Some(card), Some(settings)) => {
-                let source = CardSource::Kernel(uml::CARD_DEVICE.into());
-                boot.network = Some(network::card(&settings.addresses, source, card.mtu));
-                Some(Network::start(card, settings)?)
+            (Some(source), Some(settings)) => {
+                boot.network = Some(network::card(&settings.addresses, source.for_init()));
+                source.take()?.map(|card| Network::start(card, settings)).transpose()?
             }
             _ => None,
         };
@@ -150,18 +149,35 @@ impl Prepared<'_> {
     }
 
     /// Namespaces are up when this returns: until then another machine may take their place.
-    fn enter_namespaces(&self, plan: plan::Plan, layers: Layers, window_size: Option<SizeOf>) -> Result<Up> {
-        let machine = namespaces::start(&plan, &self.access, &self.env.path)?;
+    fn enter_namespaces(
+        &mut self,
+        plan: plan::Plan,
+        layers: Layers,
+        window_size: Option<SizeOf>,
+    ) -> Result<Up> {
+        let mut machine = namespaces::start(&plan, &self.access, &self.env.path, self.network.is_some())?;
         let mut warnings = self.check_confinement(&machine)?;
         warnings.extend(layers.notes.iter().cloned());
         let ground = Ground::Namespaces(namespaces::ground(&plan, layers));
         let mut shadows = shadows::find(&self.access.rootfs, &self.access.hidden, false);
-        shadows.extend(names::shadows(&self.access.rootfs, &names::Additions::default()));
-        let boot = self.boot_message(shadows, plan.writable, plan.max_tasks, ground);
+        let card = machine.card.take();
+        let additions = self.network.as_ref().map(|settings| network::additions(&settings.addresses));
+        shadows.extend(names::shadows(&self.access.rootfs, &additions.unwrap_or_default()));
+        let mut boot = self.boot_message(shadows, plan.writable, plan.max_tasks, ground);
+        boot.network = card
+            .as_ref()
+            .zip(self.network.as_ref())
+            .map(|(source, settings)| network::card(&settings.addresses, source.for_init()));
         let mut connection = self.connect(machine, &boot, None, window_size)?;
         connection
             .wait_until_ready(Instant::now() + self.args.boot_timeout)
             .map_err(|failure| anyhow!("{failure}"))?;
+        if let Some(source) = card {
+            // Without one the init has said why.
+            if let (Some(card), Some(settings)) = (source.take()?, self.network.take()) {
+                connection.attach(Network::start(card, settings)?);
+            }
+        }
         Ok(Up {
             connection,
             facts: MachineFacts::of_namespaces(&plan, &self.reason),

@@ -9,11 +9,12 @@ mod users;
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use anyhow::{Context, Result};
 use sekexe_init::protocol::{self, Seal};
 
+use super::card::Source;
 use super::{Access, Confinement, Kind, Machine, channel, init_in_memory};
 use crate::execns::{Failure, Flags};
 use crate::plan::namespaces::{Foundation, Plan};
@@ -24,7 +25,8 @@ pub use users::Users;
 /// Starts the init in its namespaces. It waits for its instructions.
 ///
 /// Must be called by the main thread: the machine ends with the thread that started it.
-pub fn start(plan: &Plan, access: &Access, search_path: &OsStr) -> Result<Machine> {
+pub fn start(plan: &Plan, access: &Access, search_path: &OsStr, with_card: bool) -> Result<Machine> {
+    let (card, card_end) = with_card.then(Source::passed).transpose()?.unzip();
     let (ours, theirs) = channel().context("create the channel to the machine")?;
     let (console, console_end) = super::console().context("create the console's pipe")?;
     let init = init_in_memory().context("keep the init in memory")?;
@@ -35,6 +37,8 @@ pub fn start(plan: &Plan, access: &Access, search_path: &OsStr) -> Result<Machin
         (Foundation::UserNamespace, None) => Identity::RootIsCaller,
         (Foundation::UserNamespace, Some(_)) => Identity::RootOfMaps,
     };
+    let keep: Vec<RawFd> =
+        [Some(&theirs), card_end.as_ref()].into_iter().flatten().map(AsRawFd::as_raw_fd).collect();
     let argv = [CString::from(c"sekexe-init"), CString::new(theirs.as_raw_fd().to_string())?];
     let entered = entry::enter(
         &Entry {
@@ -44,7 +48,7 @@ pub fn start(plan: &Plan, access: &Access, search_path: &OsStr) -> Result<Machin
             argv: &argv,
             env: &[],
             stdio: Some([null.as_fd(), console_end.as_fd(), console_end.as_fd()]),
-            keep: &[theirs.as_raw_fd()],
+            keep: &keep,
             detached: true,
             confined: true,
             cpus: &plan.pin,
@@ -64,7 +68,9 @@ pub fn start(plan: &Plan, access: &Access, search_path: &OsStr) -> Result<Machin
         writable: super::texts(&access.writable),
         hidden: super::texts(&access.hidden),
     };
-    Ok(Machine::of_init(Kind::Namespaces, entered, ours, console, confinement))
+    let mut machine = Machine::of_init(Kind::Namespaces, entered, ours, console, confinement);
+    machine.card = card;
+    Ok(machine)
 }
 
 /// What the init is told of these namespaces.

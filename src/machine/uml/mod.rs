@@ -17,6 +17,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair
 use nix::unistd::Pid;
 use sekexe_init::protocol::LINE_BUFFER;
 
+use super::card::{MTU, Source};
 use super::run_dir::RunDir;
 use super::{Access, Confinement, INIT, Kind, Machine, SOCKET_BUFFER, channel};
 use crate::kernel::Kernel;
@@ -35,10 +36,7 @@ const SWAP: &str = "swap";
 pub const SWAP_DEVICE: &str = "/dev/ubda";
 
 /// Name that the guest's kernel gives its network card.
-pub const CARD_DEVICE: &str = "vec0";
-
-/// Longest packet of the card: what fits into one receive buffer of the driver's.
-const MTU: usize = 65_520;
+const CARD_DEVICE: &str = "vec0";
 
 /// Starts the kernel. It boots while the caller prepares the rest.
 ///
@@ -112,7 +110,7 @@ pub fn start(
         channel: ours,
         console,
         pidfd: sys::open_pidfd(&started.child).context("watch the machine's process")?,
-        card,
+        card: card.map(|card| Source::Here(card, CARD_DEVICE)),
         confinement,
         line_buffer: (carrier == Carrier::SerialLine).then_some(LINE_BUFFER),
         pid: Pid::from_raw(started.child.id() as i32),
