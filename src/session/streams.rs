@@ -39,6 +39,8 @@ pub type Taker = Box<dyn FnMut(&[u8])>;
 pub enum Output {
     /// A descriptor of ours.
     Fd(OwnedFd),
+    /// A descriptor of ours, and a function that sees the bytes once they were written.
+    Watched(OwnedFd, Taker),
     /// Memory.
     Capture,
     /// A function, which takes every byte that it is given.
@@ -116,7 +118,7 @@ pub enum Written {
 }
 
 enum Target {
-    Fd { fd: OwnedFd, at_once: usize },
+    Fd { fd: OwnedFd, at_once: usize, watcher: Option<Taker> },
     Capture(Vec<u8>),
     Hand(Taker),
     Gone,
@@ -133,11 +135,10 @@ pub struct Sink {
 
 impl Sink {
     pub fn new(output: Output) -> Self {
+        let to = |fd, watcher| Target::Fd { at_once: safe_write_size(&fd), fd, watcher };
         let target = match output {
-            Output::Fd(fd) => {
-                let at_once = safe_write_size(&fd);
-                Target::Fd { fd, at_once }
-            }
+            Output::Fd(fd) => to(fd, None),
+            Output::Watched(fd, watcher) => to(fd, Some(watcher)),
             Output::Capture => Target::Capture(Vec::new()),
             Output::Hand(function) => Target::Hand(function),
         };
@@ -168,13 +169,16 @@ impl Sink {
     /// Writes what can be written without waiting.
     pub fn flush(&mut self) -> Written {
         let mut written = std::mem::take(&mut self.passed);
-        while let Target::Fd { fd, at_once } = &self.target
+        while let Target::Fd { fd, at_once, watcher } = &mut self.target
             && self.start < self.waiting.len()
             && is_ready(fd.as_fd(), PollFlags::POLLOUT)
         {
-            let end = self.waiting.len().min(self.start + at_once);
+            let end = self.waiting.len().min(self.start + *at_once);
             match write(fd, &self.waiting[self.start..end]) {
                 Ok(n) => {
+                    if let Some(watcher) = watcher {
+                        watcher(&self.waiting[self.start..self.start + n]);
+                    }
                     self.start += n;
                     written += n as u32;
                 }
@@ -260,6 +264,22 @@ mod tests {
         assert_eq!(sink.flush(), Written::Closed);
         sink.take(b"more");
         assert_eq!(sink.flush(), Written::Bytes(4));
+    }
+
+    #[test]
+    fn a_watcher_sees_what_was_written_and_no_more() {
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        let seen = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+        let eye = seen.clone();
+        let watcher = Box::new(move |bytes: &[u8]| eye.borrow_mut().extend_from_slice(bytes));
+        let mut sink = Sink::new(Output::Watched(writer, watcher));
+        let bytes: Vec<u8> = (0..1 << 20).map(|n: u32| n as u8).collect();
+        sink.take(&bytes);
+        let Written::Bytes(first) = sink.flush() else { panic!("a pipe with a reader") };
+        assert!(*seen.borrow() == bytes[..first as usize]);
+        drop(reader);
+        assert_eq!(sink.flush(), Written::Closed);
+        assert_eq!(seen.borrow().len(), first as usize);
     }
 
     #[test]
