@@ -3,7 +3,7 @@
 //! # Map of the code
 //!
 //! ```text
-//! main -> commands -> { machine, session, step, exposure, plan, detect, kernel } -> init's protocol -> sys -> nix
+//! main -> commands -> { ci, machine, session, step, exposure, plan, detect, kernel } -> init's protocol -> sys -> nix
 //! ```
 //!
 //! Nothing points back.
@@ -19,6 +19,7 @@
 //!   starts its init, and a call of its own.
 //! - [`session`]: the host's end of the protocol: boot, spawn, stream, signal, wait.
 //! - [`net`]: the machine's network: frames in, the host's own sockets out; a thread of its own.
+//! - [`ci`]: the words of each CI; what a command's output and end mean to it.
 //! - [`kernel`]: catalogue, build and cache of guest kernels.
 //! - [`detect`]: what the host gives us.
 //! - [`report`]: how it ended, as a result file, a line and an exit status.
@@ -34,6 +35,7 @@
 //! 6. Nothing of the user's crosses on the guest kernel's command line.
 //! 7. A missing or unreadable outcome is our failure, never success.
 
+pub mod ci;
 #[expect(missing_docs, reason = "the doc comments here are help texts")]
 pub mod cli;
 pub mod commands;

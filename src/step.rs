@@ -174,11 +174,15 @@ pub fn allowed_environment(caller: impl Iterator<Item = (OsString, OsString)>) -
 
 fn is_allowed(name: &OsStr) -> bool {
     let Some(name) = name.to_str() else { return false };
-    let upper = name.to_ascii_uppercase();
     PASSED_ON.contains(&name)
         || proxy::is_variable(name)
-        || (PASSED_ON_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-            && !SECRET.iter().any(|word| upper.contains(word)))
+        || (PASSED_ON_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && !is_secret(name))
+}
+
+/// Whether a variable's name says that its value is a secret.
+pub fn is_secret(name: &str) -> bool {
+    let upper = name.to_ascii_uppercase();
+    SECRET.iter().any(|word| upper.contains(word))
 }
 
 /// Reads a file of `NAME=value` lines; blank lines and lines that start with `#` do not count.

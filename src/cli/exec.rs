@@ -37,6 +37,8 @@ pub struct ExecArgs {
     pub result: Option<PathBuf>,
     #[command(flatten)]
     pub machine: MachineArgs,
+    #[command(flatten)]
+    pub ci: super::ci::CiArgs,
 }
 
 #[derive(Debug, Args)]

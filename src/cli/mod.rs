@@ -1,5 +1,6 @@
 //! What may be typed. No I/O, no defaults that depend on the machine.
 
+pub mod ci;
 pub mod detect;
 pub mod exec;
 pub mod execns;
@@ -48,9 +49,9 @@ pub enum Color {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a script or a program in a fresh guest
-    Exec(exec::ExecArgs),
+    Exec(Box<exec::ExecArgs>),
     /// Open an interactive root shell in a fresh guest
-    Shell(exec::ShellArgs),
+    Shell(Box<exec::ShellArgs>),
     /// Execute a program in fresh namespaces, with every other file closed
     Execns(execns::ExecnsArgs),
     /// Show what this host can do, why not more, and what would change that

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use anyhow::{Context, Result, bail};
+use sekexe_init::protocol::Stream;
 
+use super::face::Face;
 use super::job::{Job, Streams};
 use super::{Environment, Status};
 use crate::cli::exec::ExecArgs;
@@ -26,6 +28,16 @@ pub fn run(args: &ExecArgs, env: &Environment) -> Result<Status> {
 fn execute(args: &ExecArgs, env: &Environment) -> Result<Status> {
     // Before the command has run for hours.
     args.result.as_deref().map_or(Ok(()), report::expect_writable)?;
+    let mut face = Face::new(args, env)?;
+    let done = run_before(&mut face, args, env);
+    if let (Err(error), Some(face)) = (&done, &face) {
+        face.fail(error);
+    }
+    done
+}
+
+/// Runs the command before the eyes of `face`, if there is one.
+fn run_before(face: &mut Option<Face>, args: &ExecArgs, env: &Environment) -> Result<Status> {
     let job = Job {
         machine: &args.machine,
         work: work(args)?,
@@ -39,17 +51,21 @@ fn execute(args: &ExecArgs, env: &Environment) -> Result<Status> {
         true => Input::Null,
         false => standard_input(),
     };
-    let duplicate = |fd: std::os::fd::BorrowedFd<'_>| match fd.try_clone_to_owned() {
-        Ok(fd) => Output::Fd(fd),
+    let duplicate = |stream: Stream, fd: BorrowedFd<'_>| match (fd.try_clone_to_owned(), &face) {
+        (Ok(fd), Some(face)) => face.watch(stream, fd),
+        (Ok(fd), None) => Output::Fd(fd),
         // Closed by our caller: there is nobody who would read.
-        Err(_) => Output::Hand(Box::new(|_| {})),
+        (Err(_), _) => Output::Hand(Box::new(|_| {})),
     };
     let streams = Streams {
         input,
-        stdout: duplicate(std::io::stdout().as_fd()),
-        stderr: duplicate(std::io::stderr().as_fd()),
+        stdout: duplicate(Stream::Stdout, std::io::stdout().as_fd()),
+        stderr: duplicate(Stream::Stderr, std::io::stderr().as_fd()),
     };
-    prepared.run(streams, None)?.conclude(env)
+    face.iter().for_each(|face| face.open(&args.machine, env));
+    let concluded = prepared.run(streams, None);
+    face.iter().for_each(Face::close);
+    concluded?.conclude(env, face.take())
 }
 
 fn standard_input() -> Input {

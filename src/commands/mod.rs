@@ -5,6 +5,7 @@ pub mod detect;
 pub mod exec;
 pub mod execns;
 pub mod extras;
+mod face;
 mod job;
 pub mod kernel;
 mod messages;

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use sekexe_init::protocol::{CardSource, NetworkCard, NetworkEnd};
 
+use super::Environment;
 use super::job::Additions;
-use super::{Environment, Messages};
 use crate::cli::network::{NetworkArgs, NetworkKind};
 use crate::machine::card::MTU;
 use crate::net::policy::Policy;
@@ -89,8 +89,8 @@ pub fn additions(addresses: &Addresses) -> Additions {
     Additions { hosts, resolv_conf: Some(net::resolv_conf_for_guest(&host, addresses.dns_v4())) }
 }
 
-/// Tells what the policy refused: a failed command would be a riddle otherwise.
-pub fn tell_refusals(record: &Record, messages: Messages) {
+/// What the policy refused, in words: a failed command would be a riddle otherwise.
+pub fn refusals(record: &Record) -> Option<String> {
     let refused: Vec<String> = record
         .contacts
         .iter()
@@ -105,10 +105,11 @@ pub fn tell_refusals(record: &Record, messages: Messages) {
             _ => None,
         })
         .collect();
-    if !refused.is_empty() {
-        let more = refused.len().saturating_sub(NAMED);
-        let named = refused[..refused.len() - more].join(", ");
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        messages.warning(format_args!("connections were refused: {named}{more}"));
+    if refused.is_empty() {
+        return None;
     }
+    let more = refused.len().saturating_sub(NAMED);
+    let named = refused[..refused.len() - more].join(", ");
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Some(format!("connections were refused: {named}{more}"))
 }

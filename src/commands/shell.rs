@@ -39,7 +39,7 @@ pub fn run(args: &ShellArgs, env: &Environment) -> Result<Status> {
     let streams = Streams { input: Input::Fd(stdin), stdout: Output::Fd(stdout), stderr: Output::Capture };
     let ended = prepared.run(streams, Some(terminal_size));
     drop(raw);
-    ended?.conclude(env)
+    ended?.conclude(env, None)
 }
 
 fn terminal_size() -> Option<WindowSize> {

@@ -3,6 +3,7 @@
 
 pub mod namespaces;
 pub mod net;
+pub mod pipe;
 pub mod probe;
 pub mod proxy;
 

@@ -1,6 +1,7 @@
 //! The integration tests: our program as a process, on the real kernels of this machine.
 
 mod bad_input;
+mod ci;
 mod confinement;
 mod detect;
 mod docker;

@@ -6,9 +6,12 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use sekexe_init::protocol::{Outcome, Usage};
 
+use crate::ci::events;
+use crate::commands::face::{Ending, Face};
 use crate::commands::{Environment, Messages, Status, network};
 use crate::machine::{Confinement, Ended};
 use crate::net::Record;
+use crate::plan;
 use crate::report::{self, MachineFacts, Run};
 use crate::session::GuestInfo;
 
@@ -33,10 +36,15 @@ pub struct Concluded {
 
 impl Concluded {
     /// Tells it, and says how this process shall end.
-    pub fn conclude(self, env: &Environment) -> Result<Status> {
+    pub fn conclude(self, env: &Environment, face: Option<Face>) -> Result<Status> {
         let messages = Messages::new(env);
+        let refusals = network::refusals(&self.contacts);
+        if let Some(face) = face {
+            let complaints = face.show(&self.ending(refusals.clone()), env);
+            complaints.iter().for_each(|complaint| messages.warning(complaint));
+        }
         self.warnings.iter().for_each(|warning| messages.warning(warning));
-        network::tell_refusals(&self.contacts, messages);
+        refusals.iter().for_each(|refusals| messages.warning(refusals));
         if self.verbose {
             self.describe(messages);
         }
@@ -64,6 +72,34 @@ impl Concluded {
             messages.outcome(line);
         }
         Ok(report::exit_status(&self.outcome))
+    }
+
+    /// What a CI is told.
+    fn ending(&self, refusals: Option<String>) -> Ending {
+        let line = report::line(&self.outcome, &self.usage);
+        let seconds = |time: Duration| format!("{:.1} s", time.as_secs_f64());
+        let warnings: Vec<String> = self.warnings.iter().cloned().chain(refusals.clone()).collect();
+        let contacts = self.contacts.contacts.len();
+        let peak = self.machine_end.map(|ended| plan::size(ended.peak_rss_bytes));
+        Ending {
+            events: events::of(&events::End {
+                outcome: &self.outcome,
+                line: line.as_deref(),
+                last_lines: &self.last_lines,
+                fall_back: self.facts.fall_back.as_deref(),
+                warnings: &warnings,
+            }),
+            failed: report::exit_status(&self.outcome) != 0,
+            facts: vec![
+                ("outcome", Some(line.unwrap_or_else(|| "the command succeeded".into()))),
+                ("machine", Some(self.facts.to_string())),
+                ("kernel", Some(self.machine.release.clone()).filter(|release| !release.is_empty())),
+                ("time of the command", Some(seconds(self.command_time))),
+                ("time in all", Some(seconds(self.started.elapsed()))),
+                ("peak memory of the machine", peak),
+                ("network", refusals.or_else(|| (contacts > 0).then(|| format!("{contacts} contacts")))),
+            ],
+        }
     }
 
     fn describe(&self, messages: Messages) {

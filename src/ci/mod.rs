@@ -1,0 +1,18 @@
+//! The CI face: what a script's output, its reports and our own events mean to the system that runs us.
+//!
+//! ```text
+//! matcher (what tools print) --+
+//! events (how it ended)        +--> places --> selection --> provider (the CI's own words), summary
+//! ```
+//!
+//! All of it is computed; `commands` reads the environment and writes the words. Nothing here runs
+//! unless the job is one of a CI that is known, or the caller asked.
+
+pub mod annotation;
+mod clock;
+pub mod events;
+pub mod matcher;
+pub mod places;
+pub mod provider;
+pub mod selection;
+pub mod summary;

@@ -1,0 +1,105 @@
+//! The summary in Markdown, for the page that a CI shows above the log.
+
+use std::fmt::Write;
+
+use super::annotation::{Annotation, Level};
+use super::selection::Selection;
+
+/// Findings listed.
+const LISTED: usize = 50;
+/// Characters of a message.
+const LONGEST: usize = 500;
+
+/// A table of facts, and one of findings where there are any. Facts without a value are left out.
+pub fn markdown(title: &str, facts: &[(&str, Option<String>)], findings: &Selection) -> String {
+    let mut text = format!("### {}\n\n| | |\n| --- | --- |\n", cell(title));
+    for (name, value) in facts {
+        if let Some(value) = value {
+            writeln!(text, "| {} | {} |", cell(name), cell(value)).expect("a string takes everything");
+        }
+    }
+    let [errors, warnings, notices] = findings.totals;
+    if errors + warnings + notices > 0 {
+        let count = |n: usize, word: &str| match n {
+            0 => None,
+            1 => Some(format!("1 {word}")),
+            n => Some(format!("{n} {word}s")),
+        };
+        let counts = [(errors, "error"), (warnings, "warning"), (notices, "notice")];
+        let counts: Vec<String> = counts.iter().filter_map(|(n, word)| count(*n, word)).collect();
+        write!(text, "\n{}\n\n| | where | what |\n| --- | --- | --- |\n", counts.join(", "))
+            .expect("a string takes everything");
+        text.extend(findings.shown.iter().take(LISTED).map(row));
+    }
+    text
+}
+
+fn row(found: &Annotation) -> String {
+    let mark = match found.level {
+        Level::Error => "❌",
+        Level::Warning => "⚠️",
+        Level::Notice => "ℹ️",
+    };
+    let place = found.place.as_ref().map(ToString::to_string).unwrap_or_default();
+    let message: String = found.message.chars().take(LONGEST).collect();
+    format!("| {mark} | {} | {} ({}) |\n", cell(&place), cell(&message), cell(&found.title()))
+}
+
+/// Text that is itself in a table, whatever it contains.
+fn cell(text: &str) -> String {
+    let mut cell = String::with_capacity(text.len());
+    for c in text.trim().chars() {
+        match c {
+            '\n' => cell.push_str("<br>"),
+            '&' => cell.push_str("&amp;"),
+            '<' => cell.push_str("&lt;"),
+            '>' => cell.push_str("&gt;"),
+            // People and issues are not to be called by what a script prints.
+            '@' => cell.push_str("&#64;"),
+            '|' | '\\' | '`' | '*' | '_' | '~' | '[' | ']' | '#' | '!' => cell.extend(['\\', c]),
+            c if c.is_control() => {}
+            c => cell.push(c),
+        }
+    }
+    cell
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ci::annotation::Place;
+
+    #[test]
+    fn facts_and_findings_are_tables() {
+        let place = Place { file: "src/a_b.c".into(), line: Some(3), ..Place::default() };
+        let found =
+            Annotation { place: Some(place), ..Annotation::new(Level::Error, "gcc", "no | <b>\nat all") };
+        let findings = Selection { shown: vec![found], totals: [1, 2, 0] };
+        let facts = [("outcome", Some("exited with 1".into())), ("network", None)];
+        insta::assert_snapshot!(markdown("make test", &facts, &findings), @r"
+        ### make test
+
+        | | |
+        | --- | --- |
+        | outcome | exited with 1 |
+
+        1 error, 2 warnings
+
+        | | where | what |
+        | --- | --- | --- |
+        | ❌ | src/a\_b.c:3 | no \| &lt;b&gt;<br>at all (gcc) |
+        ");
+    }
+
+    proptest! {
+        #[test]
+        fn a_cell_stays_one(text in "(.|[\r\n|<`\\\\])*") {
+            let cell = cell(&text);
+            prop_assert!(!cell.contains(['\n', '\r']));
+            let unescaped = cell.replace("\\\\", "").replace("\\|", "");
+            prop_assert!(!unescaped.contains('|') && !cell.replace("<br>", "").contains('<'));
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! What a run shows of itself to the CI that it runs in: reads the environment and the matcher files,
+//! writes the words that [`crate::ci`] composes.
+//!
+//! Our words go to standard error, unless a system reads them elsewhere, and never into the middle of
+//! a line of the command's. Where the command's output shall not be obeyed, a word that nobody can
+//! guess makes the system obey again; it is said on the command's own standard output, so that it
+//! cannot overtake what stands before it there, and only after our readers have emptied both pipes.
+
+use std::cell::RefCell;
+use std::fs::{self, File, OpenOptions};
+use std::io::{IsTerminal, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use sekexe_init::protocol;
+
+use super::Environment;
+use crate::ci::annotation::{Annotation, Level};
+use crate::ci::matcher::{Obey, Scanner, builtin, format};
+use crate::ci::places::Places;
+use crate::ci::provider::{self, Group, Limits, PLAIN, Provider, Stream, Told};
+use crate::ci::{events, selection, summary};
+use crate::cli::ci::{ALL, AUTO, CiArgs, NONE};
+use crate::cli::exec::{ExecArgs, MachineArgs};
+use crate::machine::hidden;
+use crate::session::Output;
+use crate::step;
+use crate::sys::pipe;
+
+/// Largest matcher file.
+const LARGEST: u64 = 1 << 20;
+/// How long the readers of our output have to take what the command wrote.
+const READERS: Duration = Duration::from_secs(2);
+/// The name of our group, which is the only one.
+const GROUP: &str = "sekexe_ci";
+
+/// The face, before and while the command runs.
+pub struct Face {
+    provider: Option<&'static dyn Provider>,
+    scanner: Option<Rc<RefCell<Scanner>>>,
+    stream: Stream,
+    color: bool,
+    group: Option<(String, SystemTime)>,
+    token: Option<String>,
+    summary: Option<PathBuf>,
+    title: String,
+    places: Places,
+}
+
+/// What a face is told when the command has ended.
+pub struct Ending {
+    /// How, and what worked less well than asked for.
+    pub events: Vec<Annotation>,
+    /// Whether it failed.
+    pub failed: bool,
+    /// Facts for the summary.
+    pub facts: Vec<(&'static str, Option<String>)>,
+}
+
+impl Face {
+    /// The face that was asked for, or that the CI has; nothing where there is neither.
+    pub fn new(args: &ExecArgs, env: &Environment) -> Result<Option<Self>> {
+        let ExecArgs { ci: args, machine, .. } = args;
+        let lookup = |name: &str| env.get(name).and_then(|value| value.to_str()).map(str::to_owned);
+        let asked = !args.matchers.is_empty() || !args.matcher.is_empty() || args.group.is_some();
+        let provider = match args.ci.as_str() {
+            AUTO => provider::detect(&lookup).or_else(|| asked.then_some(PLAIN)),
+            NONE => None,
+            name => provider::named(name),
+        };
+        if provider.is_none() && args.summary.is_none() && !asked {
+            return Ok(None);
+        }
+        let workspace = provider.and_then(|ci| lookup(ci.workspace_variable()?)).map(PathBuf::from);
+        let current_dir = std::env::current_dir().context("find the current directory")?;
+        let hidden = hidden::existing(env.home.as_deref(), &current_dir, &machine.hide, &machine.show);
+        let workdir =
+            machine.workdir.as_ref().map_or(current_dir.clone(), |workdir| current_dir.join(workdir));
+        let places = Places::new(workspace.as_deref(), &workdir, hidden);
+        let token = args.fence_commands.then(|| provider.map(fence_token)).flatten().transpose()?.flatten();
+        let summary = args.summary.clone();
+        Ok(Some(Self {
+            scanner: scanner(args, provider, &places)?,
+            stream: match &token {
+                Some(_) if !is_file(std::io::stdout().as_fd()) => Stream::Stdout,
+                _ => provider.map_or(Stream::Stderr, Provider::stream),
+            },
+            color: env.color,
+            group: args.group.clone().map(|title| (title, SystemTime::now())),
+            summary: summary
+                .or_else(|| provider.and_then(|ci| lookup(ci.summary_variable()?)).map(PathBuf::from)),
+            provider,
+            token,
+            title: args.group.clone().unwrap_or_else(|| "sekexe-ci".into()),
+            places,
+        }))
+    }
+
+    /// Says what comes before the command's output. Secrets that it is given are kept out of the log.
+    pub fn open(&self, machine: &MachineArgs, env: &Environment) {
+        let Some(provider) = self.provider else { return };
+        for secret in secrets(machine, env) {
+            self.say(&provider.mask(&secret).unwrap_or_default());
+        }
+        if let Some(group) = self.group() {
+            self.say(&provider.open_group(&group).unwrap_or_default());
+        }
+        if let Some([stop, _]) = self.fence() {
+            self.say(&stop);
+        }
+    }
+
+    /// The same output, looked at on its way.
+    pub fn watch(&self, stream: protocol::Stream, fd: OwnedFd) -> Output {
+        let Some(scanner) = self.scanner.clone() else { return Output::Fd(fd) };
+        Output::Watched(fd, Box::new(move |bytes| scanner.borrow_mut().feed(stream as usize, bytes)))
+    }
+
+    /// Says what comes after the command's output, before anything else is said.
+    pub fn close(&self) {
+        let Some(provider) = self.provider else { return };
+        if self.scanner.as_ref().is_some_and(|scanner| scanner.borrow().is_inside_a_line()) {
+            self.say("\n");
+        }
+        if let Some([_, resume]) = self.fence() {
+            wait_for_readers();
+            self.say(&resume);
+        }
+        if let Some(group) = self.group() {
+            self.say(&provider.close_group(&group, SystemTime::now()).unwrap_or_default());
+        }
+    }
+
+    /// Shows what was found and how it ended. Returns what could not be shown.
+    pub fn show(self, ending: &Ending, env: &Environment) -> Vec<String> {
+        let (found, more, mut complaints) = self.scanner.as_ref().map_or_else(Default::default, |scanner| {
+            let mut scanner = scanner.borrow_mut();
+            scanner.finish();
+            scanner.take_found()
+        });
+        let show_source = self.provider.is_some_and(Provider::shows_source);
+        let mut all = ending.events.clone();
+        all.extend(found.into_iter().map(|found| self.places.annotate(found, show_source)));
+        let all = selection::causes(all);
+        let limits = self.provider.map_or(Limits::NONE, Provider::limits);
+        let selected = selection::select(&all, more, limits);
+        let lookup = |name: &str| env.get(name).and_then(|value| value.to_str()).map(str::to_owned);
+        let markdown = summary::markdown(&self.title, &ending.facts, &selected);
+        if let Some(provider) = self.provider {
+            for annotation in &selected.shown {
+                // What a terminal shows of our own events are our messages.
+                if provider.name() != PLAIN.name() || annotation.source != events::SOURCE {
+                    self.say(&provider.annotation(annotation, self.color));
+                }
+            }
+            let told = Told { annotations: &selected.shown, summary: &markdown, failed: ending.failed };
+            complaints
+                .extend(provider.posts(&told, &lookup).iter().filter_map(|post| run(post).err()).map(words));
+        }
+        if let Some(path) = &self.summary {
+            complaints.extend(append(path, &markdown).err().map(words));
+        }
+        complaints
+    }
+
+    /// Says that nothing came of it.
+    pub fn fail(&self, error: &anyhow::Error) {
+        if let Some(provider) = self.provider.filter(|provider| provider.name() != PLAIN.name()) {
+            let annotation = Annotation::new(Level::Error, events::SOURCE, format!("{error:#}"));
+            self.say(&provider.annotation(&annotation, self.color));
+        }
+    }
+
+    fn group(&self) -> Option<Group<'_>> {
+        let (title, opened) = self.group.as_ref()?;
+        Some(Group { id: GROUP, title, opened: *opened })
+    }
+
+    fn fence(&self) -> Option<[String; 2]> {
+        self.provider?.fence(self.token.as_ref()?)
+    }
+
+    fn say(&self, text: &str) {
+        // Nobody is left to tell when the stream is gone.
+        let _ = match self.stream {
+            Stream::Stdout => {
+                let mut stdout = std::io::stdout().lock();
+                stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+            }
+            Stream::Stderr => std::io::stderr().write_all(text.as_bytes()),
+        };
+    }
+}
+
+/// Values of variables whose names say that they are secrets.
+fn secrets(machine: &MachineArgs, env: &Environment) -> Vec<String> {
+    let values = machine.env.iter().filter_map(|given| {
+        let given = given.to_str()?;
+        let (name, value) = match given.split_once('=') {
+            Some((name, value)) => (name, value),
+            None => (given, env.get(given)?.to_str()?),
+        };
+        (step::is_secret(name) && !value.is_empty()).then(|| value.to_owned())
+    });
+    values.collect()
+}
+
+/// The scanner, unless there is nothing to find and nobody to obey.
+fn scanner(
+    args: &CiArgs,
+    provider: Option<&'static dyn Provider>,
+    places: &Places,
+) -> Result<Option<Rc<RefCell<Scanner>>>> {
+    let has = |word: &str| args.matchers.iter().any(|name| name == word);
+    if has(NONE) && (args.matchers.len() > 1 || !args.matcher.is_empty()) {
+        bail!("--matchers none: other matchers are asked for too; leave one of them out");
+    }
+    let named = !args.matchers.is_empty() || !args.matcher.is_empty();
+    // Outside of a CI nobody who only wants a group has asked for this.
+    let in_ci = provider.is_some_and(|ci| ci.name() != PLAIN.name() || ci.name() == args.ci);
+    let all = has(ALL) || (!named && in_ci);
+    if has(NONE) || !(named || all) {
+        return Ok(None);
+    }
+    let mut matchers = Vec::new();
+    for path in args.matcher.iter().rev() {
+        let text = fs::read_to_string(path).with_context(|| format!("--matcher {}", path.display()))?;
+        let read = format::parse(&text);
+        matchers.extend(read.map_err(|why| anyhow::anyhow!("--matcher {}, {why}", path.display()))?);
+    }
+    matchers.extend(builtin::load(|name| all || has(name))?);
+    let obey = match provider {
+        _ if args.fence_commands => Obey::Nothing,
+        Some(provider) if provider.has_matchers() => Obey::Leaving,
+        _ => Obey::Everything,
+    };
+    let places = places.clone();
+    let load = Box::new(move |path: &str| load(&places, path));
+    Ok(Some(Rc::new(RefCell::new(Scanner::new(matchers, obey, load)?))))
+}
+
+/// Reads the matcher file that a script names: one of the repository, as its own name must not lead us
+/// to what the script may not read.
+fn load(places: &Places, path: &str) -> Result<Vec<format::Matcher>> {
+    let Some(real) = places.find(path, None) else {
+        bail!("{path}: there is no such file in the repository")
+    };
+    let mut text = String::new();
+    File::open(real)
+        .and_then(|file| file.take(LARGEST).read_to_string(&mut text))
+        .with_context(|| path.to_owned())?;
+    format::parse(&text).map_err(|why| anyhow::anyhow!("{path}, {why}"))
+}
+
+/// The word that lets a system obey again; nothing where it obeys nothing anyway.
+fn fence_token(provider: &'static dyn Provider) -> Result<Option<String>> {
+    if provider.fence("").is_none() {
+        if provider.obeys_output() {
+            bail!(
+                "--fence-commands: {} has no word that stops it from obeying; send the output to a file",
+                provider.name()
+            );
+        }
+        return Ok(None);
+    }
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .context("--fence-commands")?;
+    Ok(Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
+}
+
+/// Whether the system cannot be what reads this.
+fn is_file(fd: BorrowedFd<'_>) -> bool {
+    !fd.is_terminal() && pipe::unread(fd).is_none()
+}
+
+/// Waits until whoever reads our streams has taken everything that the command wrote.
+fn wait_for_readers() {
+    let deadline = Instant::now() + READERS;
+    let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
+    let is_unread = |fd| pipe::unread(fd).is_some_and(|bytes| bytes > 0);
+    while (is_unread(stdout.as_fd()) || is_unread(stderr.as_fd())) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn run(post: &provider::Post) -> Result<()> {
+    let [program, arguments @ ..] = &post.command[..] else { return Ok(()) };
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .with_context(|| format!("start {program}"))?;
+    let written = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(post.input.as_bytes()));
+    let status = child.wait().with_context(|| format!("wait for {program}"))?;
+    if !status.success() {
+        bail!("{program}: {status}");
+    }
+    written.with_context(|| format!("write to {program}"))
+}
+
+fn append(path: &Path, text: &str) -> Result<()> {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .with_context(|| format!("add the summary to {}", path.display()))
+}
+
+fn words(error: anyhow::Error) -> String {
+    format!("{error:#}")
+}
