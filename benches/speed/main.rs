@@ -13,6 +13,7 @@
 mod compile;
 mod debian;
 mod guest;
+mod matchers;
 mod measure;
 mod memory;
 mod options;
@@ -37,6 +38,7 @@ fn main() -> Result<()> {
             Topic::Compile => compile::run(&bench)?,
             Topic::Throughput => throughput::run(&bench)?,
             Topic::Memory => memory::run(&bench)?,
+            Topic::Matchers => matchers::run(&bench)?,
         });
     }
     match options.format {

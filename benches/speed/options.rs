@@ -53,6 +53,8 @@ pub enum Topic {
     Throughput,
     /// Host memory of an idle guest
     Memory,
+    /// Problem matchers over a large log
+    Matchers,
 }
 
 impl Options {

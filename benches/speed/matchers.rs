@@ -1,0 +1,124 @@
+//! Looking for errors and warnings in what a command prints: all built-in matchers over a large log.
+//!
+//! The log is what a build prints: mostly lines of no interest, and now and then what one of the tools
+//! really says (`matchers/samples`). Beside it `grep` looks for two words.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use sekexe_ci::ci::matcher::{Obey, Scanner, builtin};
+
+use crate::measure::{self, Bench, Contender, Figures, seconds};
+use crate::table::{Bar, Line, Measure};
+
+const SPEED: &str = "matchers over a log";
+const DELAY: &str = "longest look at one write";
+
+const MEASURES: [Measure; 2] = [
+    Measure { what: SPEED, unit: "MB/s", bar: Some(Bar::AtLeast(200.0)), peers: &[("grep -E", None)] },
+    Measure { what: DELAY, unit: "ms", bar: Some(Bar::AtMost(5.0)), peers: &[] },
+];
+
+/// Bytes of the log.
+const SIZE: usize = 100_000_000;
+/// Bytes that are looked at in one go: as many as are written in one.
+const WRITE: usize = 64 << 10;
+/// Ordinary lines between two samples.
+const BETWEEN: usize = 400;
+
+/// Measures both.
+pub fn run(bench: &Bench<'_>) -> Result<Vec<Line>> {
+    let path = bench.path("log");
+    write_log(&path)?;
+    let log = fs::read(&path)?;
+    let contenders = vec![
+        Contender::new("ours", || {
+            let (whole, longest) = look(&log)?;
+            let speed = rate(whole.as_secs_f64());
+            Ok(Figures::from([(SPEED, speed), (DELAY, 1000.0 * longest.as_secs_f64())]))
+        }),
+        Contender::of("grep -E", SPEED, || {
+            let mut grep = Command::new("grep");
+            grep.args(["-cE", "(error|warning): "]).arg(&path).env("LC_ALL", "C").stdout(Stdio::null());
+            Ok(rate(seconds(|| measure::run(&mut grep))?))
+        }),
+    ];
+    let medians = bench.take_turns("matchers", contenders);
+    Ok(MEASURES.iter().flat_map(|measure| measure.lines(&medians, "ours")).collect())
+}
+
+fn rate(seconds: f64) -> f64 {
+    SIZE as f64 / 1e6 / seconds
+}
+
+/// How long it takes in all, with what it takes to begin, and for the slowest write.
+fn look(log: &[u8]) -> Result<(Duration, Duration)> {
+    let begun = Instant::now();
+    let load = Box::new(|_: &str| bail!("no script adds a matcher here"));
+    let mut scanner = Scanner::new(builtin::load(|_| true)?, Obey::Everything, load)?;
+    let mut longest = Duration::ZERO;
+    for bytes in log.chunks(WRITE) {
+        let one = Instant::now();
+        scanner.feed(0, bytes);
+        longest = longest.max(one.elapsed());
+    }
+    scanner.finish();
+    if scanner.take_found().0.is_empty() {
+        bail!("nothing was found");
+    }
+    Ok((begun.elapsed(), longest))
+}
+
+fn write_log(path: &Path) -> Result<()> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("matchers/samples");
+    let names = fs::read_dir(&directory).with_context(|| directory.display().to_string())?;
+    let mut names: Vec<_> = names.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    names.sort();
+    let samples: Vec<Vec<u8>> = names.iter().map(|name| Ok(fs::read(name)?)).collect::<Result<_>>()?;
+    let mut log = Vec::with_capacity(SIZE + (1 << 16));
+    let mut number = 0;
+    for sample in samples.iter().cycle() {
+        for _ in 0..BETWEEN {
+            ordinary(&mut log, number)?;
+            number += 1;
+        }
+        log.extend_from_slice(sample);
+        if log.len() >= SIZE {
+            break;
+        }
+    }
+    log.truncate(SIZE);
+    Ok(fs::write(path, log)?)
+}
+
+/// A line of a build without news.
+fn ordinary(log: &mut Vec<u8>, number: usize) -> std::io::Result<()> {
+    match number % 6 {
+        0 => writeln!(log, "  CC      drivers/net/ethernet/vendor{number}/main.o"),
+        1 => writeln!(
+            log,
+            "   Compiling some-crate-{number} v1.{}.0 (/work/crates/some-crate-{number})",
+            number % 40
+        ),
+        2 => writeln!(log, "test module_{number}::tests::a_test_with_a_longer_name ... ok"),
+        3 => writeln!(
+            log,
+            "2026-11-22T10:{:02}:{:02}Z INFO  [worker-{}] request {number} took 12 ms",
+            number % 60,
+            number % 59,
+            number % 8
+        ),
+        4 => writeln!(
+            log,
+            "gcc -O2 -Wall -Wextra -Iinclude -DVERSION={number} -c -o build/obj/file{number}.o src/lib/file{number}.c"
+        ),
+        _ => writeln!(
+            log,
+            "Get:{number} http://deb.example.org/debian stable/main amd64 libsomething{number} amd64 1.2-3 [{number} kB]"
+        ),
+    }
+}
