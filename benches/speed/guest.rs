@@ -40,8 +40,13 @@ impl Sekexe {
 
     /// `sekexe-ci exec`, to which arguments may be added.
     pub fn exec(&self) -> Command {
+        self.command("exec")
+    }
+
+    /// One of our commands, to which arguments may be added.
+    pub fn command(&self, name: &str) -> Command {
         let mut command = Command::new(PROGRAM);
-        command.arg("exec").current_dir(&self.work).stdin(Stdio::null());
+        command.arg(name).current_dir(&self.work).stdin(Stdio::null());
         command.envs(self.cache.as_ref().map(|cache| ("XDG_CACHE_HOME", cache)));
         command
     }

@@ -12,6 +12,7 @@
 
 mod compile;
 mod debian;
+mod detect;
 mod guest;
 mod matchers;
 mod measure;
@@ -39,6 +40,7 @@ fn main() -> Result<()> {
             Topic::Throughput => throughput::run(&bench)?,
             Topic::Memory => memory::run(&bench)?,
             Topic::Matchers => matchers::run(&bench)?,
+            Topic::Detect => detect::run(&bench)?,
         });
     }
     match options.format {

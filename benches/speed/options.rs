@@ -55,6 +55,8 @@ pub enum Topic {
     Memory,
     /// Problem matchers over a large log
     Matchers,
+    /// Finding out what the host can do
+    Detect,
 }
 
 impl Options {
