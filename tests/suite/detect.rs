@@ -249,6 +249,15 @@ fn it_is_told_that_no_user_namespaces_are_left() {
 }
 
 #[test]
+fn mounts_below_a_directory_do_not_stand_in_the_way_of_an_overlay() {
+    require!(userns);
+    let script = "mount -t tmpfs none /usr/share && exec \"$@\"";
+    let prefix = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"];
+    let found = detect_under(&Place::new(), &prefix);
+    assert_eq!(found["namespaces"]["overlay"]["supported"], true, "{}", found["namespaces"]["overlay"]);
+}
+
+#[test]
 fn a_filter_that_denies_namespaces_is_named() {
     require!(python3);
     use nix::libc::{EPERM, SECCOMP_RET_KILL_PROCESS, SYS_clone3, SYS_sethostname, SYS_unshare};

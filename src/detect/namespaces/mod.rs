@@ -8,30 +8,21 @@ mod diagnosis;
 mod identity;
 mod remembered;
 mod surroundings;
+mod trial;
 
 use std::cell::OnceCell;
-use std::ffi::{CString, OsStr};
-use std::path::Path;
-use std::time::Duration;
+use std::ffi::OsStr;
 
 use nix::errno::Errno;
-use nix::mount::MsFlags;
-use nix::sched::CloneFlags;
 use serde::Serialize;
 
 use super::{Support, subordinate};
-use crate::sys::probe::{Call, Tried, attempt};
+use crate::sys::probe::Tried;
 use diagnosis::Asked;
 pub use identity::{Identity, PRIVATE};
 pub use remembered::probe_cached;
 use surroundings::Surroundings;
-
-/// A child that takes longer than this is stuck.
-const DEADLINE: Duration = Duration::from_secs(5);
-/// Not in nix: the flag came after the 32 bits of `clone` were full.
-const CLONE_NEWTIME: CloneFlags = CloneFlags::from_bits_retain(nix::libc::CLONE_NEWTIME);
-/// Written to a file and read back.
-const WORD: &[u8] = b"sekexe";
+use trial::{Arguments, list};
 
 /// By what right namespaces are entered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -81,11 +72,15 @@ pub struct Namespaces {
 pub fn probe(path: &OsStr) -> Namespaces {
     let arguments = Arguments::new();
     let subordinate_ids = subordinate::probe(path);
-    let found = arguments.attempt(Privilege::UserNamespace).judge(subordinate_ids.clone());
+    let attempt = |privilege| Attempt {
+        privilege,
+        tried: arguments.attempt(privilege).map_err(|error| error.to_string()),
+    };
+    let found = attempt(Privilege::UserNamespace).judge(subordinate_ids.clone());
     if found.privilege == Privilege::UserNamespace || !Surroundings::has_admin_capability() {
         return found;
     }
-    match arguments.attempt(Privilege::RealRoot).judge(subordinate_ids) {
+    match attempt(Privilege::RealRoot).judge(subordinate_ids) {
         as_root if as_root.privilege == Privilege::RealRoot => Namespaces { user: found.user, ..as_root },
         _ => found,
     }
@@ -114,127 +109,6 @@ impl Namespaces {
             proc: no(),
             nested: no(),
             subordinate_ids: no(),
-        }
-    }
-}
-
-/// Places of the lists of calls.
-mod list {
-    pub const USER: usize = 0;
-    pub const MOUNT: usize = 1;
-    pub const NETWORK: usize = 2;
-    pub const IPC: usize = 3;
-    pub const UTS: usize = 4;
-    pub const CGROUP: usize = 5;
-    pub const TIME: usize = 6;
-    pub const OVERLAY: usize = 7;
-    pub const PID: usize = 8;
-    pub const PROC: usize = 9;
-    pub const NESTED: usize = 10;
-}
-
-/// What must not be composed in the child.
-struct Arguments {
-    identity: Identity,
-    stage: CString,
-    overlay: Overlay,
-}
-
-struct Overlay {
-    lower: CString,
-    upper: CString,
-    work: CString,
-    merged: CString,
-    file: CString,
-    options: CString,
-}
-
-impl Arguments {
-    fn new() -> Self {
-        let directory = |dir: &&str| Path::new(dir).symlink_metadata().is_ok_and(|found| found.is_dir());
-        // Covered by a tmpfs, in a mount namespace that ends with the child.
-        let stage = ["/tmp", "/var/tmp", "/mnt", "/run"].into_iter().find(directory).unwrap_or("/dev");
-        // A directory of the host's, if there is one on which nothing is mounted.
-        let lower = ["/usr", "/opt", "/bin", "/home"].into_iter().find(directory);
-        let text = |text: String| CString::new(text).unwrap_or_default();
-        let below = |name: &str| text(format!("{stage}/{name}"));
-        Self {
-            identity: Identity::root_is_caller(),
-            stage: text(stage.to_owned()),
-            overlay: Overlay {
-                lower: below("lower"),
-                upper: below("upper"),
-                work: below("work"),
-                merged: below("merged"),
-                file: below("merged/.sekexe-probe"),
-                options: text(format!(
-                    "lowerdir={},upperdir={stage}/upper,workdir={stage}/work,userxattr",
-                    lower.map_or_else(|| format!("{stage}/lower"), str::to_owned),
-                )),
-            },
-        }
-    }
-
-    fn attempt(&self, privilege: Privilege) -> Attempt {
-        let stage = self.stage.as_c_str();
-        let mount = |kind, flags| Call::Mount { kind, at: stage, flags, data: c"" };
-        let hardened = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        let overlay = &self.overlay;
-        let user = self.identity.calls();
-        let mut lists: [&[Call<'_>]; list::NESTED + 1] = [&[]; list::NESTED + 1];
-        lists[list::USER] = if privilege == Privilege::RealRoot { &[] } else { &user };
-        let mounts = [Call::Unshare(CloneFlags::CLONE_NEWNS), PRIVATE, mount(c"tmpfs", hardened)];
-        lists[list::MOUNT] = &mounts;
-        lists[list::NETWORK] = &[Call::Unshare(CloneFlags::CLONE_NEWNET), Call::RaiseLoopback];
-        lists[list::IPC] = &[Call::Unshare(CloneFlags::CLONE_NEWIPC)];
-        lists[list::UTS] = &[Call::Unshare(CloneFlags::CLONE_NEWUTS), Call::SetHostname(WORD)];
-        lists[list::CGROUP] = &[Call::Unshare(CloneFlags::CLONE_NEWCGROUP)];
-        lists[list::TIME] = &[Call::Unshare(CLONE_NEWTIME)];
-        let layers = [
-            Call::After(list::MOUNT),
-            Call::MakeDirectory(&overlay.lower),
-            Call::MakeDirectory(&overlay.upper),
-            Call::MakeDirectory(&overlay.work),
-            Call::MakeDirectory(&overlay.merged),
-            Call::Mount { kind: c"overlay", at: &overlay.merged, flags: hardened, data: &overlay.options },
-            Call::Create(&overlay.file, WORD),
-            Call::Expect(&overlay.file, WORD),
-        ];
-        lists[list::OVERLAY] = &layers;
-        lists[list::PID] = &[Call::Descend(CloneFlags::CLONE_NEWPID)];
-        let proc =
-            [Call::After(list::MOUNT), Call::After(list::PID), mount(c"proc", hardened | MsFlags::MS_NOEXEC)];
-        lists[list::PROC] = &proc;
-        // Last, because nothing of the first namespace can be changed from the second.
-        let nested = [
-            Call::After(list::USER),
-            Call::After(list::MOUNT),
-            Call::Unshare(CloneFlags::CLONE_NEWUSER.union(CloneFlags::CLONE_NEWNS)),
-            Call::Write(c"/proc/self/setgroups", b"deny"),
-            Call::Write(c"/proc/self/uid_map", b"0 0 1"),
-            Call::Write(c"/proc/self/gid_map", b"0 0 1"),
-        ];
-        lists[list::NESTED] = &nested;
-        Attempt { privilege, tried: outlive(&mut lists).map_err(|error| error.to_string()) }
-    }
-}
-
-/// Goes through the lists, again without those that got the child killed, so that a filter that
-/// kills denies what it denies and no more.
-fn outlive<'a>(lists: &mut [&'a [Call<'a>]]) -> std::io::Result<Vec<Tried>> {
-    /// Waits for a list that there is not, and so is never done, nor is what builds on it.
-    const LEFT_OUT: &[Call<'static>] = &[Call::After(63)];
-    let mut killers: Vec<(usize, Tried)> = Vec::new();
-    loop {
-        let mut tried = attempt(lists, DEADLINE)?;
-        let killed = tried.iter().position(|tried| matches!(tried, Tried::Killed(_)));
-        killers.extend(killed.map(|at| (at, tried[at])));
-        match killed {
-            Some(at) => lists[at] = LEFT_OUT,
-            None => {
-                killers.into_iter().for_each(|(at, killed)| tried[at] = killed);
-                return Ok(tried);
-            }
         }
     }
 }
@@ -334,6 +208,6 @@ mod tests {
         let before = (mounts(), name());
         probe(OsStr::new(""));
         assert_eq!((mounts(), name()), before);
-        assert!(!Path::new("/tmp/merged").exists());
+        assert!(!std::path::Path::new("/tmp/merged").exists());
     }
 }
