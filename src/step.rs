@@ -30,6 +30,8 @@ const PASSED_ON: [&str; 11] = [
     "no_proxy",
     "NO_PROXY",
 ];
+/// Where root's programs are. An ordinary user's `PATH` lacks them on Debian, and the command is root.
+const PROGRAMS_OF_ROOT: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 /// Beginnings of names that are passed on, and what in a name means a secret all the same.
 const PASSED_ON_PREFIXES: [&str; 3] = ["LC_", "GITHUB_", "RUNNER_"];
 const SECRET: [&str; 5] = ["TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "KEY"];
@@ -168,8 +170,20 @@ fn find_program(rootfs: &Path, search: &OsStr, name: &str) -> bool {
 /// The part of `caller` that may enter the guest unasked.
 pub fn allowed_environment(caller: impl Iterator<Item = (OsString, OsString)>) -> Vec<(OsString, OsString)> {
     let mut allowed: Vec<_> = caller.filter(|(name, _)| is_allowed(name)).collect();
+    if let Some((_, path)) = allowed.iter_mut().find(|(name, _)| name == "PATH") {
+        add_programs_of_root(path);
+    }
     allowed.sort();
     allowed
+}
+
+/// Appends to a `PATH` what of root's directories it lacks, so that what it finds first stays so.
+fn add_programs_of_root(path: &mut OsString) {
+    let known: Vec<_> = std::env::split_paths(path).collect();
+    for directory in PROGRAMS_OF_ROOT.map(Path::new).into_iter().filter(|d| !known.iter().any(|k| k == d)) {
+        path.push(":");
+        path.push(directory);
+    }
 }
 
 fn is_allowed(name: &OsStr) -> bool {
@@ -257,6 +271,19 @@ mod tests {
         let caller = caller.into_iter().map(|name| (OsString::from(name), OsString::from("x")));
         let names: Vec<_> = allowed_environment(caller).into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["GITHUB_SHA", "LC_TIME", "PATH", "RUNNER_TEMP"]);
+    }
+
+    #[test]
+    fn the_programs_of_root_are_found_behind_all_others() {
+        let cases = [
+            ("/home/me/bin:/usr/bin", "/home/me/bin:/usr/bin:/usr/local/sbin:/usr/sbin:/sbin"),
+            ("/sbin:/usr/bin:/usr/sbin", "/sbin:/usr/bin:/usr/sbin:/usr/local/sbin"),
+            ("/sbin:/usr/sbin:/usr/local/sbin", "/sbin:/usr/sbin:/usr/local/sbin"),
+        ];
+        for (path, expected) in cases {
+            let passed_on = allowed_environment([("PATH".into(), path.into())].into_iter());
+            assert_eq!(passed_on, [("PATH".into(), expected.into())]);
+        }
     }
 
     #[test]

@@ -153,7 +153,7 @@ fn nothing_of_the_users_is_in_the_kernels_arguments_or_environment() {
     let mut command = place.sekexe(["exec", "--env", "MARK=peculiar-value", "--user", "0:0", "--workdir"]);
     command.arg(place.path("work/pecu liar")).arg("--rw").arg(place.path("work"));
     command.arg("echo peculiar-script; read end").env("GITHUB_TOKEN", "peculiar-token");
-    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();

@@ -71,8 +71,9 @@ fn standard_input_passes_unharmed_and_ends() {
 fn a_gigabyte_on_standard_input_arrives_whole() {
     require!(uml);
     let place = Place::new();
-    let mut child =
-        place.sekexe(["exec", "sha256sum"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut command = place.sekexe(["exec", "sha256sum"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let block: Vec<u8> = (0..1 << 20).map(|n: u32| (n * 31 + (n >> 8)) as u8).collect();
     let mut expected = sha2::Sha256::default();
@@ -90,13 +91,14 @@ fn a_gigabyte_on_standard_input_arrives_whole() {
 fn a_closed_standard_output_ends_the_writer() {
     require!(uml);
     let place = Place::new();
-    let mut child = place.sekexe(["exec", "--", "yes"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut command = place.sekexe(["exec", "--", "yes"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut first = [0; 2];
     let mut stdout = child.stdout.take().unwrap();
     stdout.read_exact(&mut first).unwrap();
     drop(stdout);
     assert_eq!(&first, b"y\n");
-    Ran::from(child.wait_with_output().unwrap()).ended_with(141);
+    Ran::from(child.wait_with_output().unwrap()).ended_with(141).says("SIGPIPE");
 }
 
 #[test]
@@ -135,6 +137,15 @@ fn the_environment_is_an_allow_list() {
     ];
     assert_eq!(names, expected);
     assert!(ran.stdout.contains("GIVEN=a=b\n") && ran.stdout.contains("FROM_FILE=x y\n"));
+}
+
+#[test]
+fn roots_programs_are_found_although_the_callers_path_lacks_them() {
+    require!(uml);
+    let place = Place::new();
+    let mut command = place.sekexe(["exec", "command -v ldconfig"]);
+    let ran = Ran::from(command.env("PATH", "/usr/bin:/bin").output().unwrap()).ended_with(0);
+    assert!(ran.stdout.contains("sbin/ldconfig\n"), "{}", ran.stdout);
 }
 
 #[test]
