@@ -24,7 +24,7 @@ added. An answer is an object {\"supported\": true}, or {\"supported\": false, \
                    ipc, uts, cgroup, time, overlay, proc, nested, subordinate_ids
   privileges       uid, real_root (answer), capabilities (names), no_new_privs
   container        null, or kind, mark (what told), github_job
-  ci               null, or the provider's name
+  ci               null, or name, and words: what --ci auto stands for, or null
   control_groups   versions, path, controllers, delegated (answer),
                    limits: memory_bytes, cpus, processes, cpuset
   limits           memory_bytes, available_bytes, cpus, open_files, processes

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::{Environment, Status, job};
+use crate::ci::provider::{self, Provider};
 use crate::cli::detect::DetectArgs;
 use crate::cli::kernel::Format;
 use crate::detect::host::Known;
@@ -29,8 +30,7 @@ struct Report {
     sekexe_ci: &'static str,
     #[serde(flatten)]
     host: Host,
-    /// The CI provider's name, `unknown` for a CI that is not known.
-    ci: Option<String>,
+    ci: Option<Ci>,
     kernels: Vec<Guest>,
     verdict: Verdict,
 }
@@ -48,7 +48,7 @@ pub fn run(args: &DetectArgs, env: &Environment) -> Result<Status> {
         schema: SCHEMA,
         sekexe_ci: env!("CARGO_PKG_VERSION"),
         verdict: Verdict::new(choice, &host, kernels.iter().any(|kernel| kernel.current)),
-        ci: provider(),
+        ci: Ci::find(env),
         host,
         kernels,
     };
@@ -61,10 +61,24 @@ pub fn run(args: &DetectArgs, env: &Environment) -> Result<Status> {
     Ok(0)
 }
 
-/// The CI's name, as far as its variables tell.
-fn provider() -> Option<String> {
-    let info = ci_info::get();
-    info.ci.then(|| info.name.unwrap_or_else(|| "unknown".into()))
+/// The CI whose job this is.
+#[derive(Debug, Serialize)]
+struct Ci {
+    /// Its name, `unknown` where its variables only tell that it is one.
+    name: String,
+    /// Whose words `--ci auto` would use, if we know them.
+    words: Option<&'static str>,
+}
+
+impl Ci {
+    fn find(env: &Environment) -> Option<Self> {
+        let lookup = |name: &str| env.get(name)?.to_str().map(str::to_owned);
+        let words = provider::detect(&lookup).map(Provider::name);
+        // Knows the names of more of them than we have words for.
+        let known = ci_info::get();
+        let name = || known.name.or(words.map(str::to_owned)).unwrap_or_else(|| "unknown".into());
+        (known.ci || words.is_some()).then(|| Self { name: name(), words })
+    }
 }
 
 /// Where a machine's files may go, and where programs expect shared memory.

@@ -61,6 +61,10 @@ fn surroundings(report: &Report) -> Vec<Row> {
             format!("{}{job} (told by {})", found.kind.name(), found.mark)
         },
     );
+    let ci = match &report.ci {
+        None => "none".into(),
+        Some(ci) => format!("{} (--ci {})", ci.name, ci.words.unwrap_or("none")),
+    };
     let held = &host.privileges.capabilities;
     let capabilities = match held.len() {
         0 => "none".to_owned(),
@@ -71,7 +75,7 @@ fn surroundings(report: &Report) -> Vec<Row> {
     let memory =
         format!("{}, {} available", BinaryBytes(limits.memory_bytes), BinaryBytes(limits.available_bytes));
     vec![
-        Row::fact("CI", report.ci.clone().unwrap_or_else(|| "none".into())),
+        Row::fact("CI", ci),
         Row::fact("container", container),
         Row::of("real root", &host.privileges.real_root, ""),
         Row::fact("capabilities", capabilities),
