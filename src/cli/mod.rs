@@ -34,6 +34,7 @@ Examples:
   sekexe-ci exec --ro -- make check              a program; even this directory is left alone
   sekexe-ci exec --kernel 6.1 --script ci/test.sh
   sekexe-ci shell                                a root shell in the guest
+  sekexe-ci detect                               what this host can do, and why not more
 
 Exit status: the command's own; 128+n if signal n ended it; 124 timeout; 125 sekexe-ci itself failed;
 126 the command cannot be run; 127 it was not found.";

@@ -380,6 +380,22 @@ fn a_control_group_is_ours_where_nobody_else_is_in_it() {
 }
 
 #[test]
+fn a_kernel_without_some_of_it_says_what_it_was_built_without() {
+    require!(uml_6_1);
+    let kernel = support::kernel("6.1/small").unwrap();
+    let mut command = Command::new(support::program());
+    command.args(["exec", "--isolation", "uml", "--ro", "--kernel"]).arg(kernel).arg("--");
+    let ran =
+        Ran::from(command.arg(support::program()).args(["detect", "--format", "json"]).output().unwrap());
+    let found = found(ran);
+    assert_eq!(found["namespaces"]["user"]["supported"], true, "{found}");
+    assert_eq!(found["namespaces"]["overlay"]["supported"], true, "{found}");
+    insta::assert_snapshot!(denial(&found, "/namespaces/uts"), @"the kernel was built without uts namespaces (EINVAL); a kernel with CONFIG_UTS_NS=y");
+    insta::assert_snapshot!(denial(&found, "/landlock/enforced"), @"the kernel has no Landlock (ENOSYS); a kernel from 5.13 on with CONFIG_SECURITY_LANDLOCK=y");
+    insta::assert_snapshot!(denial(&found, "/fuse"), @"there is no /dev/fuse; sudo modprobe fuse");
+}
+
+#[test]
 fn ranges_of_ids_are_really_mapped() {
     require!(userns, newuidmap);
     let found = detect_under(&Place::new(), &[]);
