@@ -196,10 +196,9 @@ fn forbidden(user: bool, call: usize, errno: Errno, what: &str, around: &Surroun
             Some("look for avc: denied in the audit log".into()),
         );
     }
-    denial(
-        format!("{what} was refused by a security module or for want of privilege: {}", shown(errno)),
-        None,
-    )
+    // Neither shows anywhere: who is in a Landlock domain may not mount.
+    let suspect = if entering { "a chroot" } else { "a Landlock domain" };
+    denial(format!("{what} was refused, by {suspect} or a security module: {}", shown(errno)), None)
 }
 
 /// How a container is started without its seccomp profile.
@@ -302,7 +301,7 @@ mod tests {
         insta::assert_snapshot!(entering(&Surroundings { chrooted: true, filtered: true, ..host() }), @"we are in a chroot, where the kernel gives a user namespace to nobody (EPERM); enter the directory by a mount namespace, such as bwrap's or systemd-nspawn's, not by chroot");
         insta::assert_snapshot!(entering(&Surroundings { mapped: false, ..host() }), @"our user or group has no number in this user namespace (EPERM); run as a user that /proc/self/uid_map covers");
         insta::assert_snapshot!(entering(&Surroundings { selinux: true, ..host() }), @"a user namespace was refused (EPERM), most likely by SELinux, which is enforcing; look for avc: denied in the audit log");
-        insta::assert_snapshot!(entering(&host()), @"a user namespace was refused by a security module or for want of privilege: Operation not permitted (EPERM)");
+        insta::assert_snapshot!(entering(&host()), @"a user namespace was refused, by a chroot or a security module: Operation not permitted (EPERM)");
         insta::assert_snapshot!(told(Asked::Overlay, 5, Errno::EPERM, &host()), @"the kernel mounts no overlayfs in a user namespace (EPERM); a kernel from 5.11 on, or run as root");
         insta::assert_snapshot!(told(Asked::Overlay, 5, Errno::ENODEV, &host()), @"the kernel has no overlayfs (ENODEV); sudo modprobe overlay");
         insta::assert_snapshot!(told(Asked::Overlay, 6, Errno::EOVERFLOW, &host()), @"an overlay was refused: Value too large for defined data type (EOVERFLOW)");

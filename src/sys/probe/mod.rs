@@ -11,6 +11,7 @@ mod filter;
 mod fuse;
 pub mod landlock;
 mod network;
+mod process;
 mod trace;
 mod virtual_cpu;
 
@@ -30,6 +31,7 @@ use nix::sys::stat::Mode;
 use nix::sys::statfs::statfs;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, mkdir, read, write};
+use process::{SIGNALLED, descend, fork, leave};
 
 /// One thing to try.
 #[derive(Debug, Clone, Copy)]
@@ -106,8 +108,6 @@ pub enum Tried {
 const DEVICE: OFlag = OFlag::O_RDWR.union(OFlag::O_CLOEXEC).union(OFlag::O_NONBLOCK);
 /// Length of a record: the place of the call that failed, and its error or 0.
 const RECORD: usize = 8;
-/// Added to the number of the signal that ended a process that another one has waited for.
-const SIGNALLED: i32 = 128;
 /// A killed process lets go of its files within this, or never.
 const DYING: Duration = Duration::from_millis(200);
 
@@ -275,64 +275,6 @@ fn expect(path: &CStr, bytes: &[u8]) -> nix::Result<()> {
     let mut block = [0; 64];
     let count = read(&file, &mut block)?;
     if block[..count] == *bytes { Ok(()) } else { Err(Errno::EIO) }
-}
-
-/// Leaves the rest to a child, and ends when it has ended.
-fn descend(namespaces: CloneFlags) -> nix::Result<()> {
-    let Some(child) = clone(namespaces)? else { return Ok(()) };
-    // Without this the child's end of the pipe would not be the last one.
-    match waitpid(child, Some(WaitPidFlag::__WALL)) {
-        Ok(WaitStatus::Signaled(_, signal, _)) => leave(SIGNALLED + signal as i32),
-        Ok(WaitStatus::Exited(_, status)) => leave(status),
-        _ => leave(0),
-    }
-}
-
-/// A child, to which `None` is given. It dies with us, and tells nobody of its end but who waits
-/// for it by name: no `SIGCHLD` disturbs the rest of the program.
-///
-/// The caller keeps the child from everything that takes a lock, which another thread may have
-/// held at the fork.
-fn fork() -> nix::Result<Option<Pid>> {
-    clone(CloneFlags::empty())
-}
-
-/// The same in fresh namespaces.
-fn clone(namespaces: CloneFlags) -> nix::Result<Option<Pid>> {
-    let parent = std::process::id();
-    // SAFETY: `clone_args` is plain data for which all zeroes is valid.
-    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.flags = namespaces.bits() as u64;
-    // SAFETY: without CLONE_VM and with no new stack these are forks: the child has a copy of
-    // everything. The arguments are as long as said.
-    let result = unsafe {
-        if namespaces.is_empty() {
-            // Known to every filter and every kernel.
-            libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0)
-        } else {
-            libc::syscall(libc::SYS_clone3, &arguments, size_of_val(&arguments))
-        }
-    };
-    match Errno::result(result)? {
-        0 => {
-            // SAFETY: plain system calls.
-            unsafe {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                // In a new pid namespace the parent has no number.
-                let now = libc::getppid() as u32;
-                if now != parent && now != 0 {
-                    libc::_exit(1);
-                }
-            }
-            Ok(None)
-        }
-        child => Ok(Some(Pid::from_raw(child as i32))),
-    }
-}
-
-fn leave(status: i32) -> ! {
-    // SAFETY: ends the process at once; nothing of the parent's is flushed or removed.
-    unsafe { libc::_exit(status) }
 }
 
 #[cfg(test)]
