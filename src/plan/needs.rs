@@ -79,7 +79,6 @@ const ALL: &[Need] = &[
     kernel("vsock", &["VSOCKETS_LOOPBACK"]),
     kernel("mptcp", &["MPTCP"]),
     kernel("audit", &["AUDIT"]),
-    kernel("ftrace", &["FTRACE"]),
     kernel("debugfs", &["DEBUG_FS"]),
 ];
 
