@@ -266,10 +266,10 @@ fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// Finds out whether [`write_file`] would fail, as far as one can know beforehand.
-pub fn expect_writable(path: &Path) -> Result<()> {
+/// Finds out whether [`write_text`] would fail, as far as one can know beforehand.
+pub fn expect_writable(option: &str, path: &Path) -> Result<()> {
     let context =
-        || format!("--result {}: it cannot be written; name a file in a directory that can", path.display());
+        || format!("{option} {}: it cannot be written; name a file in a directory that can", path.display());
     if path.is_dir() {
         return Err(std::io::Error::from(std::io::ErrorKind::IsADirectory)).with_context(context);
     }
@@ -285,15 +285,20 @@ fn directory_of(path: &Path) -> &Path {
 
 /// Writes a value as a JSON file that is complete or not there.
 pub fn write_file(path: &Path, value: &impl Serialize) -> Result<()> {
-    let context = || format!("write the result to {}", path.display());
-    let mut text = serde_json::to_vec_pretty(value).with_context(context)?;
+    let mut text = serde_json::to_vec_pretty(value).with_context(|| format!("compose {}", path.display()))?;
     text.push(b'\n');
+    write_text(path, &text)
+}
+
+/// Writes a file that is complete or not there.
+pub fn write_text(path: &Path, text: &[u8]) -> Result<()> {
+    let context = || format!("write {}", path.display());
     // A device or a pipe cannot be replaced by renaming.
     if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
-        return std::fs::write(path, &text).with_context(context);
+        return std::fs::write(path, text).with_context(context);
     }
     let mut file = tempfile::NamedTempFile::new_in(directory_of(path)).with_context(context)?;
-    file.write_all(&text).with_context(context)?;
+    file.write_all(text).with_context(context)?;
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     file.as_file().set_permissions(mode).with_context(context)?;
     file.persist(path).with_context(context)?;

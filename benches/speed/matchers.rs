@@ -77,6 +77,7 @@ fn write_log(path: &Path) -> Result<()> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("matchers/samples");
     let names = fs::read_dir(&directory).with_context(|| directory.display().to_string())?;
     let mut names: Vec<_> = names.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    names.retain(|name| name.extension().is_some_and(|extension| extension == "log"));
     names.sort();
     let samples: Vec<Vec<u8>> = names.iter().map(|name| Ok(fs::read(name)?)).collect::<Result<_>>()?;
     let mut log = Vec::with_capacity(SIZE + (1 << 16));

@@ -4,9 +4,10 @@ use std::fmt;
 use std::hash::Hash;
 
 /// How bad it is; the worst first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Level {
     /// What makes a step fail.
+    #[default]
     Error,
     /// What somebody should look at.
     Warning,
@@ -95,10 +96,11 @@ impl Annotation {
         }
     }
 
-    /// What two findings of the same cause share. Tools that build twice say everything twice, and
-    /// one compiler's warning may come from a matcher and from a report.
+    /// What two findings of the same cause share. Tools that build twice say everything twice, and one
+    /// failure may be both printed and reported, where columns and further lines differ.
     pub fn cause(&self) -> impl Eq + Hash {
-        let place = self.place.as_ref().map(|place| (place.file.as_str(), place.line, place.column));
-        (self.level, place, self.message.trim())
+        let place = self.place.as_ref().map(|place| (place.file.as_str(), place.line));
+        let first = self.message.trim().lines().next();
+        (self.level, place, if place.is_some() { first } else { Some(self.message.trim()) })
     }
 }

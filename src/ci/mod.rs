@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! matcher (what tools print) --+
-//! events (how it ended)        +--> places --> selection --> provider (the CI's own words), summary
+//! report (what they report)    +--> places --> selection --> provider (the CI's own words), summary,
+//! events (how it ended)      --+                             report (for other programs)
 //! ```
 //!
 //! All of it is computed; `commands` reads the environment and writes the words. Nothing here runs
@@ -14,5 +15,6 @@ pub mod events;
 pub mod matcher;
 pub mod places;
 pub mod provider;
+pub mod report;
 pub mod selection;
 pub mod summary;

@@ -64,7 +64,13 @@ impl Places {
         let mut annotation = Annotation::new(found.level, &found.owner, found.message);
         annotation.code = found.code;
         let Some(file) = found.file else { return annotation };
-        let place = Place { file, line: found.line, column: found.column, ..Place::default() };
+        let place = Place {
+            file,
+            line: found.line,
+            column: found.column,
+            end_line: found.end_line,
+            end_column: found.end_column,
+        };
         let real = self.find(&place.file, found.from_path.as_deref());
         match real.as_deref().and_then(|real| self.relative(real)) {
             Some(file) => {
@@ -91,7 +97,6 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-    use crate::ci::annotation::Level;
 
     fn repository() -> (tempfile::TempDir, Places) {
         let dir = tempfile::tempdir().unwrap();
@@ -110,13 +115,10 @@ mod tests {
     fn found(file: &str) -> Found {
         Found {
             owner: "gcc".into(),
-            level: Level::Error,
-            code: None,
             message: "no".into(),
             file: Some(file.into()),
-            from_path: None,
             line: Some(2),
-            column: None,
+            ..Found::default()
         }
     }
 

@@ -20,12 +20,28 @@ pub struct CiArgs {
     #[arg(long, value_name = "CI", default_value = AUTO, hide_default_value = true, value_parser = systems())]
     pub ci: String,
     /// Whose errors and warnings to find in the output, separated by commas: all, none, or tools
-    /// [default: all in a CI, else none]
+    /// [default: all in a CI or for a report, else none]
     #[arg(long, value_name = "TOOLS", value_delimiter = ',', value_parser = matchers(), hide_possible_values = true)]
     pub matchers: Vec<String>,
     /// A further problem matcher in GitHub's format, repeatable; the last one is asked first
     #[arg(long, value_name = "FILE")]
     pub matcher: Vec<PathBuf>,
+    /// JUnit and SARIF files that the command writes and that are annotated too: a path, or a pattern
+    /// with * and ?; repeatable
+    #[arg(long, value_name = "GLOB")]
+    pub report: Vec<String>,
+    /// Write all findings as SARIF (GitHub's code scanning)
+    #[arg(long, value_name = "FILE")]
+    pub report_sarif: Option<PathBuf>,
+    /// Write how the command ended as JUnit's XML
+    #[arg(long, value_name = "FILE")]
+    pub report_junit: Option<PathBuf>,
+    /// Write all findings as a Code Quality report (GitLab)
+    #[arg(long, value_name = "FILE")]
+    pub report_codequality: Option<PathBuf>,
+    /// Write all findings for the plugin warnings-ng (Jenkins)
+    #[arg(long, value_name = "FILE")]
+    pub report_warnings: Option<PathBuf>,
     /// Fold the command's output in the CI's log, under this title
     #[arg(long, value_name = "TITLE")]
     pub group: Option<String>,

@@ -27,7 +27,7 @@ pub fn run(args: &ExecArgs, env: &Environment) -> Result<Status> {
 
 fn execute(args: &ExecArgs, env: &Environment) -> Result<Status> {
     // Before the command has run for hours.
-    args.result.as_deref().map_or(Ok(()), report::expect_writable)?;
+    args.result.as_deref().map_or(Ok(()), |path| report::expect_writable("--result", path))?;
     let mut face = Face::new(args, env)?;
     let done = run_before(&mut face, args, env);
     if let (Err(error), Some(face)) = (&done, &face) {

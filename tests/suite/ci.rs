@@ -193,6 +193,58 @@ fn a_script_adds_a_matcher_of_its_repository_and_no_other() {
 }
 
 #[test]
+fn reports_that_the_command_writes_are_annotated_too() {
+    require!(uml);
+    let place = repository();
+    let junit = "<testsuite><testcase name=\"sums\" file=\"src/a.c\" line=\"2\"><failure message=\"1 is not 2\"/></testcase></testsuite>";
+    place.write("home/old.xml", junit);
+    let sarif = r#"{"runs": [{"tool": {"driver": {"name": "lint"}}, "results": [{"ruleId": "R1", "level": "note",
+        "message": {"text": "so so"}, "locations": [{"physicalLocation": {"artifactLocation": {"uri": "src/a.c"},
+        "region": {"startLine": 1, "endLine": 3}}}]}]}]}"#;
+    let script = format!(
+        "mkdir out; echo '{junit}' > out/j.xml; echo '{sarif}' > out/s.sarif; echo '<a>' > out/broken.xml; \
+         cp out/j.xml out/old.xml; touch -d '1 hour ago' out/old.xml"
+    );
+    let arguments = ["--report", "out/*", "--report", "no.xml", "--report", "../home/old.xml", &script];
+    let ran = exec(&place, &[GITHUB], &arguments).ended_with(0);
+    insta::assert_snapshot!(ran.stderr, @r"
+    ::error file=src/a.c,line=2,title=test sums::1 is not 2
+    ::notice file=src/a.c,line=1,endLine=3,title=lint R1::so so
+    sekexe-ci: warning: --report out/broken.xml: it ends too early, perhaps because its tool did
+    sekexe-ci: warning: --report out/old.xml: it is older than this run
+    sekexe-ci: warning: --report no.xml: the command wrote no such file
+    sekexe-ci: warning: --report ../home/old.xml: it is no file of the repository
+    ");
+}
+
+#[test]
+fn what_was_found_is_written_for_other_programs() {
+    require!(uml);
+    let place = repository();
+    let names = ["a.sarif", "a.xml", "quality.json", "issues.json"];
+    let options = ["--report-sarif", "--report-junit", "--report-codequality", "--report-warnings"];
+    let mut arguments: Vec<&str> =
+        options.iter().zip(names).flat_map(|(option, name)| [*option, name]).collect();
+    let script = format!("{FINDING}; exit 3");
+    arguments.extend(["--ci", "none", &script]);
+    let ran = exec(&place, &[], &arguments).ended_with(3);
+    assert_eq!(ran.stderr, "sekexe-ci: the command exited with status 3\n");
+    let read = |name: &str| fs::read_to_string(place.path("work").join(name)).unwrap();
+    let json = |name: &str| serde_json::from_str::<serde_json::Value>(&read(name)).unwrap();
+    let location = &json("a.sarif")["runs"][0]["results"][0]["locations"][0]["physicalLocation"];
+    assert_eq!(
+        (&location["artifactLocation"]["uri"], &location["region"]["startLine"]),
+        (&"src/a.c".into(), &2.into())
+    );
+    assert!(read("a.xml").contains("src/a.c:2:9: &apos;x&apos; undeclared"), "{}", read("a.xml"));
+    assert!(read("a.xml").contains("the command exited with status 3"), "{}", read("a.xml"));
+    assert_eq!(json("quality.json")[0]["location"]["path"], "src/a.c");
+    assert_eq!(json("issues.json")["issues"][0]["lineStart"], 2);
+    let ran = exec(&place, &[], &["--report-sarif", "no/such/dir.sarif", "true"]).ended_with(125);
+    ran.says("--report-sarif no/such/dir.sarif: it cannot be written");
+}
+
+#[test]
 fn a_name_that_is_no_ci_is_refused_with_those_that_are() {
     let ran = exec(&Place::new(), &[], &["--ci", "cron", "true"]).ended_with(125);
     ran.says("cron").says("woodpecker");

@@ -16,8 +16,8 @@ mod scanner;
 use super::annotation::Level;
 pub use scanner::{Load, Obey, Scanner};
 
-/// Something that a matcher found. Paths are the tool's.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Something that a matcher found, or that a report says. Paths are the tool's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
     /// Whose line it is.
     pub owner: String,
@@ -35,6 +35,10 @@ pub struct Found {
     pub line: Option<u32>,
     /// The column, from 1.
     pub column: Option<u32>,
+    /// Where it ends, if a report says so.
+    pub end_line: Option<u32>,
+    /// Where in the last line.
+    pub end_column: Option<u32>,
 }
 
 #[cfg(test)]

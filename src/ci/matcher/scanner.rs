@@ -218,5 +218,6 @@ fn found(matcher: &Matcher, mut said: Said) -> Option<Found> {
         from_path: get(Property::FromPath),
         line: number(get(Property::Line)),
         column: number(get(Property::Column)),
+        ..Found::default()
     })
 }

@@ -40,7 +40,7 @@ impl Concluded {
         let messages = Messages::new(env);
         let refusals = network::refusals(&self.contacts);
         if let Some(face) = face {
-            let complaints = face.show(&self.ending(refusals.clone()), env);
+            let complaints = face.show(&self.ending(refusals.clone()), env)?;
             complaints.iter().for_each(|complaint| messages.warning(complaint));
         }
         self.warnings.iter().for_each(|warning| messages.warning(warning));
@@ -90,6 +90,8 @@ impl Concluded {
                 warnings: &warnings,
             }),
             failed: report::exit_status(&self.outcome) != 0,
+            line: line.clone(),
+            command_time: self.command_time,
             facts: vec![
                 ("outcome", Some(line.unwrap_or_else(|| "the command succeeded".into()))),
                 ("machine", Some(self.facts.to_string())),

@@ -6,6 +6,8 @@
 //! guess makes the system obey again; it is said on the command's own standard output, so that it
 //! cannot overtake what stands before it there, and only after our readers have emptied both pipes.
 
+mod reports;
+
 use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{IsTerminal, Read, Write};
@@ -30,6 +32,7 @@ use crate::machine::hidden;
 use crate::session::Output;
 use crate::step;
 use crate::sys::pipe;
+use reports::Reports;
 
 /// Largest matcher file.
 const LARGEST: u64 = 1 << 20;
@@ -49,6 +52,8 @@ pub struct Face {
     summary: Option<PathBuf>,
     title: String,
     places: Places,
+    reports: Reports,
+    began: SystemTime,
 }
 
 /// What a face is told when the command has ended.
@@ -57,6 +62,10 @@ pub struct Ending {
     pub events: Vec<Annotation>,
     /// Whether it failed.
     pub failed: bool,
+    /// How it ended in words, unless it succeeded.
+    pub line: Option<String>,
+    /// From the command's start to its end.
+    pub command_time: Duration,
     /// Facts for the summary.
     pub facts: Vec<(&'static str, Option<String>)>,
 }
@@ -66,7 +75,9 @@ impl Face {
     pub fn new(args: &ExecArgs, env: &Environment) -> Result<Option<Self>> {
         let ExecArgs { ci: args, machine, .. } = args;
         let lookup = |name: &str| env.get(name).and_then(|value| value.to_str()).map(str::to_owned);
-        let asked = !args.matchers.is_empty() || !args.matcher.is_empty() || args.group.is_some();
+        let reports = Reports::new(args)?;
+        let findings = !args.matchers.is_empty() || !args.matcher.is_empty() || reports.are_wanted();
+        let asked = findings || args.group.is_some();
         let provider = match args.ci.as_str() {
             AUTO => provider::detect(&lookup).or_else(|| asked.then_some(PLAIN)),
             NONE => None,
@@ -84,7 +95,7 @@ impl Face {
         let token = args.fence_commands.then(|| provider.map(fence_token)).flatten().transpose()?.flatten();
         let summary = args.summary.clone();
         Ok(Some(Self {
-            scanner: scanner(args, provider, &places)?,
+            scanner: scanner(args, provider, &places, reports.are_written())?,
             stream: match &token {
                 Some(_) if !is_file(std::io::stdout().as_fd()) => Stream::Stdout,
                 _ => provider.map_or(Stream::Stderr, Provider::stream),
@@ -95,6 +106,8 @@ impl Face {
                 .or_else(|| provider.and_then(|ci| lookup(ci.summary_variable()?)).map(PathBuf::from)),
             provider,
             token,
+            reports,
+            began: SystemTime::now(),
             title: args.group.clone().unwrap_or_else(|| "sekexe-ci".into()),
             places,
         }))
@@ -135,17 +148,21 @@ impl Face {
         }
     }
 
-    /// Shows what was found and how it ended. Returns what could not be shown.
-    pub fn show(self, ending: &Ending, env: &Environment) -> Vec<String> {
-        let (found, more, mut complaints) = self.scanner.as_ref().map_or_else(Default::default, |scanner| {
-            let mut scanner = scanner.borrow_mut();
-            scanner.finish();
-            scanner.take_found()
-        });
+    /// Shows what was found and how it ended, and writes the reports that were asked for. Returns what
+    /// could not be shown.
+    pub fn show(self, ending: &Ending, env: &Environment) -> Result<Vec<String>> {
+        let (mut found, more, mut complaints) =
+            self.scanner.as_ref().map_or_else(Default::default, |scanner| {
+                let mut scanner = scanner.borrow_mut();
+                scanner.finish();
+                scanner.take_found()
+            });
+        found.extend(self.reports.read(&self.places, self.began, &mut complaints));
         let show_source = self.provider.is_some_and(Provider::shows_source);
         let mut all = ending.events.clone();
         all.extend(found.into_iter().map(|found| self.places.annotate(found, show_source)));
         let all = selection::causes(all);
+        self.reports.write(&all, ending, &self.title)?;
         let limits = self.provider.map_or(Limits::NONE, Provider::limits);
         let selected = selection::select(&all, more, limits);
         let lookup = |name: &str| env.get(name).and_then(|value| value.to_str()).map(str::to_owned);
@@ -164,7 +181,7 @@ impl Face {
         if let Some(path) = &self.summary {
             complaints.extend(append(path, &markdown).err().map(words));
         }
-        complaints
+        Ok(complaints)
     }
 
     /// Says that nothing came of it.
@@ -214,6 +231,7 @@ fn scanner(
     args: &CiArgs,
     provider: Option<&'static dyn Provider>,
     places: &Places,
+    are_written: bool,
 ) -> Result<Option<Rc<RefCell<Scanner>>>> {
     let has = |word: &str| args.matchers.iter().any(|name| name == word);
     if has(NONE) && (args.matchers.len() > 1 || !args.matcher.is_empty()) {
@@ -222,7 +240,7 @@ fn scanner(
     let named = !args.matchers.is_empty() || !args.matcher.is_empty();
     // Outside of a CI nobody who only wants a group has asked for this.
     let in_ci = provider.is_some_and(|ci| ci.name() != PLAIN.name() || ci.name() == args.ci);
-    let all = has(ALL) || (!named && in_ci);
+    let all = has(ALL) || (!named && (in_ci || are_written));
     if has(NONE) || !(named || all) {
         return Ok(None);
     }
