@@ -124,7 +124,7 @@ fn set_up_namespaces(boot: &Boot, namespaces: &Namespaces, warnings: &mut Vec<St
     };
     seal::apply(&namespaces.seal)?;
     if namespaces.seal == sekexe_init::protocol::Seal::UserNamespace {
-        devices::namespaces::mount_owned(Path::new("/"))?;
+        devices::namespaces::mount_owned(Path::new("/"), namespaces)?;
     }
     network::set_up(boot, warnings)?;
     seccomp::install(boot.deny_io_uring).context("install the filter of system calls")?;

@@ -45,6 +45,7 @@ fn apply_one(shadow: &Shadow, at: &Path, style: Style) -> Result<()> {
             fs::create_dir(at)?;
             sys::set_attribute(at, style.opaque, b"y")?;
         }
+        ShadowKind::Directory if at.is_dir() => return Ok(()),
         ShadowKind::Directory => fs::create_dir(at)?,
         ShadowKind::File(contents) => {
             // A layer that has nothing else in that directory yet.

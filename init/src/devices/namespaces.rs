@@ -27,7 +27,7 @@ const READ_ONLY: [&str; 5] = ["proc/sys", "proc/sysrq-trigger", "proc/irq", "pro
 /// What of these belongs to namespaces, and so to the machine.
 const STILL_WRITABLE: [&str; 2] = ["proc/sys/net", "proc/sys/fs/mqueue"];
 /// What tells the host's root about the whole kernel.
-const EMPTY: [&str; 9] = [
+const EMPTY: [&str; 8] = [
     "proc/acpi",
     "proc/kcore",
     "proc/keys",
@@ -36,7 +36,6 @@ const EMPTY: [&str; 9] = [
     "proc/timer_list",
     "proc/timer_stats",
     "proc/sched_debug",
-    "sys/firmware",
 ];
 
 /// Mounts everything that does not depend on namespaces still to come, below `root`.
@@ -60,19 +59,23 @@ pub fn mount_below(root: &Path, namespaces: &Namespaces) -> Result<()> {
     super::complete(&dev);
 
     attach("proc", root.join("proc"), NOTHING, "")?;
-    fs::create_dir_all(root.join("sys")).context("create /sys")?;
     if namespaces.seal == Seal::UserNamespace {
         // The network of the machine is still to come, and with it the right to a `sysfs` of its
         // own, which then covers this one.
         let host = open(&Path::new(HOST).join("sys"), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
-        let bound = match namespaces.host_root {
-            true => mounts::bind_alone(host.as_fd(), &root.join("sys")),
-            false => mounts::bind(host.as_fd(), &root.join("sys"), Attributes::READ_ONLY),
-        };
-        bound.context("bind /sys")?;
-        mounts::set(&root.join("sys"), Attributes::READ_ONLY).context("bind /sys")?;
+        fs::create_dir_all(root.join("sys")).context("create /sys")?;
+        match namespaces.in_user_namespace {
+            false => mounts::bind_alone(host.as_fd(), &root.join("sys")),
+            // There the kernel keeps what is mounted below together with what it covers.
+            true => mounts::bind(host.as_fd(), &root.join("sys"), Attributes::NONE),
+        }
+        .context("bind /sys")?;
+        if namespaces.host_root {
+            // The seal locks this one, and then the kernel refuses every `sysfs` that could be written.
+            mounts::set(&root.join("sys"), Attributes::READ_ONLY).context("protect /sys")?;
+        }
     } else {
-        mount_owned(root)?;
+        mount_owned(root, namespaces)?;
     }
     if namespaces.host_root {
         close_kernel_files(root).context("close the kernel's own files")?;
@@ -81,8 +84,10 @@ pub fn mount_below(root: &Path, namespaces: &Namespaces) -> Result<()> {
 }
 
 /// Mounts what takes namespaces of the machine's own.
-pub fn mount_owned(root: &Path) -> Result<()> {
-    attach("sysfs", root.join("sys"), NOTHING, "")?;
+pub fn mount_owned(root: &Path, namespaces: &Namespaces) -> Result<()> {
+    // The host's root could change the whole kernel by it.
+    let flags = if namespaces.host_root { NOTHING | MsFlags::MS_RDONLY } else { NOTHING };
+    attach("sysfs", root.join("sys"), flags, "")?;
     attach("mqueue", root.join("dev/mqueue"), NOTHING, "")
 }
 
@@ -115,6 +120,13 @@ fn close_kernel_files(root: &Path) -> Result<()> {
             mounts::bind(at.as_fd(), &root.join(name), Attributes::NONE)?;
         }
     }
+    // A device file is used by opening it; its mode, owner and times are the host's.
+    for name in DEVICES {
+        let at = root.join("dev").join(name);
+        if at.exists() {
+            mounts::set(&at, Attributes::READ_ONLY)?;
+        }
+    }
     for name in EMPTY {
         let at = root.join(name);
         match fs::symlink_metadata(&at) {
@@ -125,7 +137,7 @@ fn close_kernel_files(root: &Path) -> Result<()> {
             }
             Ok(_) => {
                 let null = open("/host/dev/null", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
-                mounts::bind(null.as_fd(), &at, Attributes::NONE)?;
+                mounts::bind(null.as_fd(), &at, Attributes::READ_ONLY)?;
             }
         }
     }
