@@ -45,6 +45,47 @@ pub fn find(rootfs: &Path, hidden: &[PathBuf], unreadable: bool) -> Vec<Shadow> 
     describe(rootfs, &outermost, hidden)
 }
 
+/// Directories in which root of a machine puts things. Where their owner does not exist inside, the
+/// kernel cannot bring them into an upper layer, and what is created in them fails with `EOVERFLOW`.
+const FILLED: [&str; 27] = [
+    "etc/apt",
+    "etc/profile.d",
+    "etc/ssl",
+    "mnt",
+    "usr/bin",
+    "usr/include",
+    "usr/lib",
+    "usr/lib/x86_64-linux-gnu",
+    "usr/local",
+    "usr/local/bin",
+    "usr/local/etc",
+    "usr/local/include",
+    "usr/local/lib",
+    "usr/local/man",
+    "usr/local/sbin",
+    "usr/local/share",
+    "usr/local/src",
+    "usr/sbin",
+    "usr/share",
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/src",
+    "var/cache",
+    "var/lib",
+    "var/log",
+    "var/opt",
+    "var/tmp",
+];
+
+/// Those directories, to be there from the start.
+pub fn filled(rootfs: &Path) -> Vec<Shadow> {
+    let found = |name: &&str| {
+        let metadata = fs::symlink_metadata(rootfs.join(name)).ok().filter(fs::Metadata::is_dir)?;
+        Some(shadow(Path::new(name), ShadowKind::Directory, &metadata))
+    };
+    FILLED.iter().filter_map(found).collect()
+}
+
 fn search(rootfs: &Path, directory: &Path, depth: usize, found: &mut Vec<PathBuf>) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for entry in entries.flatten() {

@@ -86,6 +86,10 @@ pub struct Capabilities {
     pub root: bool,
     /// Whether we have `CAP_SYS_ADMIN` where we are.
     pub admin: bool,
+    /// Whether we are in a user namespace already, where the mounts that we found are locked.
+    pub in_user_namespace: bool,
+    /// Whether users other than us exist where we are, and their groups can be set.
+    pub other_users: bool,
     /// Whether a control group of our own can be had, to limit a machine.
     pub control_group: Support,
     /// Whether guest kernels run on this processor.

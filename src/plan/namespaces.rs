@@ -20,13 +20,15 @@ pub enum Foundation {
 pub struct Plan {
     /// By what right its mounts are made.
     pub foundation: Foundation,
+    /// Whether they are made in a user namespace, be it one that we were in before.
+    pub in_user_namespace: bool,
     /// What keeps commands from undoing them.
     pub seal: Seal,
     /// Whether there may be a second user namespace, should the seal have to be that.
     pub can_seal: bool,
     /// Whether root inside is the host's root.
     pub host_root: bool,
-    /// Whether subordinate ids are mapped.
+    /// Whether users other than root exist inside: whoever exists here, or subordinate ids.
     pub many_users: bool,
     /// Whether the root is made of overlays; otherwise it is read-only.
     pub overlays: bool,
@@ -122,9 +124,9 @@ pub fn lacks(request: &Request, capabilities: &Capabilities) -> Vec<Lack> {
 fn lacking(need: &Need, request: &Request, capabilities: &Capabilities) -> Option<Lack> {
     let found = &capabilities.namespaces;
     let host_root = capabilities.is_host_root();
-    let many_users = host_root || found.subordinate_ids.is_yes();
+    let many_users = if host_root { capabilities.other_users } else { found.subordinate_ids.is_yes() };
     match need.of {
-        Of::SystemRoot if host_root => None,
+        Of::SystemRoot if host_root && many_users => None,
         // Another root may belong to the ids that are mapped.
         Of::SystemRoot if !request.host_rootfs && many_users => None,
         Of::SystemRoot => Some(Lack::by_nature(
@@ -197,12 +199,14 @@ pub fn plan(request: &Request, capabilities: &Capabilities) -> Result<Plan, Refu
     };
     Ok(Plan {
         foundation,
+        in_user_namespace: foundation == Foundation::UserNamespace || capabilities.in_user_namespace,
         seal,
         can_seal,
         host_root: capabilities.root,
-        many_users: foundation == Foundation::UserNamespace
-            && found.subordinate_ids.is_yes()
-            && !capabilities.root,
+        many_users: match foundation {
+            Foundation::HostRoot => capabilities.other_users,
+            Foundation::UserNamespace => found.subordinate_ids.is_yes() && !capabilities.root,
+        },
         overlays: found.overlay.is_yes(),
         time: found.time.is_yes(),
         pin,

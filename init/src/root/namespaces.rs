@@ -44,6 +44,7 @@ pub fn assemble(boot: &Boot, namespaces: &Namespaces, warnings: &mut Vec<String>
         rootfs: Path::new(HOST).join(inside(&boot.rootfs)),
         xattrs: if namespaces.in_user_namespace { Xattrs::User } else { Xattrs::Trusted },
         host_root: namespaces.host_root,
+        in_user_namespace: namespaces.in_user_namespace,
         shadows: &boot.shadows,
         warnings,
     };
@@ -67,6 +68,7 @@ struct Assembly<'a> {
     rootfs: PathBuf,
     xattrs: Xattrs,
     host_root: bool,
+    in_user_namespace: bool,
     shadows: &'a [Shadow],
     warnings: &'a mut Vec<String>,
 }
@@ -106,7 +108,8 @@ impl Assembly<'_> {
         let lower = lower.to_str().context("a path of ours is not text")?;
         let shadows: Vec<Shadow> = self.shadows.iter().filter_map(|shadow| below(shadow, at)).collect();
         let upper = overlay(&name, lower, target, self.xattrs, |upper| {
-            let style = Style { opaque: self.xattrs.opaque(), owner: None, every_owner: self.host_root };
+            let style =
+                Style { opaque: self.xattrs.opaque(), owner: None, every_owner: !self.in_user_namespace };
             let failed = shadows::apply(&shadows, upper, style);
             failed.into_iter().try_for_each(|(shadow, why)| self.forgive(shadow, why))
         })?;

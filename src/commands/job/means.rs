@@ -14,7 +14,6 @@ use crate::kernel::catalogue::Catalogue;
 use crate::machine::Access;
 use crate::machine::namespaces::layers::{self, Layers, Survey};
 use crate::machine::run_dir::RunDir;
-use crate::plan::namespaces::Foundation;
 use crate::plan::{Capabilities, Isolation, Machine, Request, guest, namespaces};
 use crate::session::hold_signals;
 
@@ -66,6 +65,8 @@ pub fn with_namespaces(namespaces: detect::Namespaces) -> Result<Capabilities> {
         namespaces,
         root: Uid::effective().is_root(),
         admin: detect::namespaces::has_admin_capability(),
+        in_user_namespace: detect::namespaces::in_user_namespace(),
+        other_users: detect::namespaces::has_other_users(),
         control_group: Support::no(
             "no control group is delegated to us",
             Some("leave --memory out, or use --isolation uml"),
@@ -112,7 +113,7 @@ fn survey(plan: &namespaces::Plan, access: &Access) -> Result<Layers> {
         mounts: &layers::mounts(&mountinfo),
         hidden: &access.hidden,
         overlays: plan.overlays,
-        in_user_namespace: plan.foundation == Foundation::UserNamespace,
+        in_user_namespace: plan.in_user_namespace,
     })
 }
 

@@ -160,6 +160,9 @@ impl Prepared<'_> {
         warnings.extend(layers.notes.iter().cloned());
         let ground = Ground::Namespaces(namespaces::ground(&plan, layers));
         let mut shadows = shadows::find(&self.access.rootfs, &self.access.hidden, false);
+        if plan.in_user_namespace {
+            shadows.extend(shadows::filled(&self.access.rootfs));
+        }
         let card = machine.card.take();
         let additions = self.network.as_ref().map(|settings| network::additions(&settings.addresses));
         shadows.extend(names::shadows(&self.access.rootfs, &additions.unwrap_or_default()));

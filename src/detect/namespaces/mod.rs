@@ -91,6 +91,21 @@ pub fn has_admin_capability() -> bool {
     Surroundings::has_admin_capability()
 }
 
+/// Whether we are in another user namespace than the first, in which every id is itself.
+pub fn in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let words: Vec<&str> = map.split_ascii_whitespace().collect();
+    !words.is_empty() && words != ["0", "0", "4294967295"]
+}
+
+/// Whether users other than us exist in our user namespace, and their groups can be set.
+pub fn has_other_users() -> bool {
+    let read = |name| std::fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
+    let map = read("uid_map");
+    let counts = map.lines().filter_map(|line| line.split_ascii_whitespace().nth(2)?.parse::<u64>().ok());
+    counts.sum::<u64>() > 1 && read("setgroups").trim() != "deny"
+}
+
 impl Namespaces {
     /// For who will not use any, and so need not know.
     pub fn not_asked() -> Self {

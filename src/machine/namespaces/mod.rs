@@ -31,7 +31,8 @@ pub fn start(plan: &Plan, access: &Access, search_path: &OsStr, with_card: bool)
     let (console, console_end) = super::console().context("create the console's pipe")?;
     let init = init_in_memory().context("keep the init in memory")?;
     let null = File::open("/dev/null").context("open /dev/null")?;
-    let users = if plan.many_users { Users::find(search_path) } else { None };
+    let mapped = plan.many_users && plan.foundation == Foundation::UserNamespace;
+    let users = if mapped { Users::find(search_path) } else { None };
     let identity = match (plan.foundation, &users) {
         (Foundation::HostRoot, _) => Identity::Unchanged,
         (Foundation::UserNamespace, None) => Identity::RootIsCaller,
@@ -79,8 +80,8 @@ pub fn ground(plan: &Plan, layers: Layers) -> protocol::Namespaces {
         layers: layers.all,
         seal: plan.seal.clone(),
         host_root: plan.host_root,
-        in_user_namespace: plan.foundation == Foundation::UserNamespace,
-        many_users: plan.many_users || plan.foundation == Foundation::HostRoot,
+        in_user_namespace: plan.in_user_namespace,
+        many_users: plan.many_users,
         own_group: false,
     }
 }
