@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{Place, Ran, ready, require, send};
+use crate::support::{Place, Ran, on_every_machine, ready, require, send};
 
 /// How long the kernel may take to do away with processes that were killed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -53,13 +53,12 @@ fn descendants(child: &Child) -> Vec<i32> {
 }
 
 /// Kills runs after delays spread over boot, command and end.
-fn kill_at_random_moments(options: &[&str], trials: u64, seed: u64) {
-    let place = Place::new();
+fn kill_at_random_moments(place: &Place, options: &[&str], trials: u64, seed: u64) {
     let mut random = seed;
     let mut cut_short = 0;
     let whole = {
         let begun = Instant::now();
-        run_once(&place, options).wait().unwrap();
+        run_once(place, options).wait().unwrap();
         begun.elapsed()
     };
     for trial in 0..trials {
@@ -68,7 +67,7 @@ fn kill_at_random_moments(options: &[&str], trials: u64, seed: u64) {
         random ^= random >> 7;
         random ^= random << 17;
         let moment = whole.mul_f64((random % 1000) as f64 / 900.0);
-        let mut child = run_once(&place, options);
+        let mut child = run_once(place, options);
         let begun = Instant::now();
         let pidfd_end = begun + moment;
         while Instant::now() < pidfd_end {
@@ -78,7 +77,7 @@ fn kill_at_random_moments(options: &[&str], trials: u64, seed: u64) {
         let _ = child.kill();
         let status = child.wait().unwrap();
         cut_short += u64::from(status.signal() == Some(Signal::SIGKILL as i32));
-        assert_no_process_left(&place, started);
+        assert_no_process_left(place, started);
         assert!(status.signal().is_some() || status.success(), "trial {trial}: {status}");
     }
     assert!(cut_short >= trials / 2, "only {cut_short} of {trials} were killed in time");
@@ -96,54 +95,55 @@ fn run_once(place: &Place, options: &[&str]) -> Child {
 
 #[test]
 fn a_run_killed_at_any_moment_leaves_nothing() {
-    require!(uml);
-    kill_at_random_moments(&[], 24, 0x9e37_79b9_7f4a_7c15);
+    on_every_machine(|place| kill_at_random_moments(place, &[], 24, 0x9e37_79b9_7f4a_7c15));
 }
 
 #[test]
 fn an_untrusted_run_killed_at_any_moment_leaves_nothing() {
     require!(uml);
-    kill_at_random_moments(&["--untrusted"], 20, 0x2545_f491_4f6c_dd1d);
+    kill_at_random_moments(&Place::new(), &["--untrusted"], 20, 0x2545_f491_4f6c_dd1d);
 }
 
 #[test]
 fn every_way_to_end_leaves_nothing() {
+    on_every_machine(|place| {
+        end_with(place, "read go || true", &[], &[], 0);
+        end_with(place, "sleep 1000", &["--timeout", "1s"], &[], 124);
+        end_with(place, "exec sleep 1000", &[], &[Signal::SIGTERM], 143);
+        end_with(place, "exec sleep 1000", &[], &[Signal::SIGINT, Signal::SIGINT], 130);
+    });
     require!(uml);
-    let place = Place::new();
+    end_with(&Place::new(), "read go || true; echo c > /proc/sysrq-trigger; sleep 1000", &[], &[], 125);
+}
+
+/// Has something busy in the background while the rest of a script ends in its way.
+#[track_caller]
+fn end_with(place: &Place, rest: &str, options: &[&str], signals: &[Signal], status: i32) {
     let busy = "(while :; do :; done) & setsid sleep 1000 & echo ready; ";
-    let runs: [(&str, &[&str], &[Signal], i32); 5] = [
-        ("read go || true", &[], &[], 0),
-        ("sleep 1000", &["--timeout", "1s"], &[], 124),
-        ("read go || true; echo c > /proc/sysrq-trigger; sleep 1000", &[], &[], 125),
-        ("exec sleep 1000", &[], &[Signal::SIGTERM], 143),
-        ("exec sleep 1000", &[], &[Signal::SIGINT, Signal::SIGINT], 130),
-    ];
-    for (rest, options, signals, status) in runs {
-        let (mut child, stdout) = ready(&place, options, &format!("{busy}{rest}"));
-        let started = descendants(&child);
-        assert!(!started.is_empty(), "no machine was found");
-        drop(child.stdin.take());
-        signals.iter().for_each(|signal| send(&child, *signal));
-        drop(stdout);
-        let ran = Ran::from(child.wait_with_output().unwrap());
-        // The second interrupt may come while the first one does its work.
-        let either = signals.len() == 2 && ran.status == 137;
-        assert!(ran.status == status || either, "{rest}: {} {}", ran.status, ran.stderr);
-        assert_no_process_left(&place, started);
-        place.assert_nothing_left();
-    }
+    let (mut child, stdout) = ready(place, options, &format!("{busy}{rest}"));
+    let started = descendants(&child);
+    assert!(!started.is_empty(), "no machine was found");
+    drop(child.stdin.take());
+    signals.iter().for_each(|signal| send(&child, *signal));
+    drop(stdout);
+    let ran = Ran::from(child.wait_with_output().unwrap());
+    // The second interrupt may come while the first one does its work.
+    let either = signals.len() == 2 && ran.status == 137;
+    assert!(ran.status == status || either, "{rest}: {} {}", ran.status, ran.stderr);
+    assert_no_process_left(place, started);
+    place.assert_nothing_left();
 }
 
 #[test]
 fn a_command_that_ignores_being_told_to_end_is_killed() {
-    require!(uml);
-    let place = Place::new();
-    let script = "trap '' TERM INT HUP QUIT; echo ready; while :; do sleep 1000; done";
-    let (child, _stdout) = ready(&place, &["--timeout", "1s"], script);
-    let started = descendants(&child);
-    Ran::from(child.wait_with_output().unwrap()).ended_with(124);
-    assert_no_process_left(&place, started);
-    place.assert_nothing_left();
+    on_every_machine(|place| {
+        let script = "trap '' TERM INT HUP QUIT; echo ready; while :; do sleep 1000; done";
+        let (child, _stdout) = ready(place, &["--timeout", "1s"], script);
+        let started = descendants(&child);
+        Ran::from(child.wait_with_output().unwrap()).ended_with(124);
+        assert_no_process_left(place, started);
+        place.assert_nothing_left();
+    });
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod exec;
 mod kernel;
 mod leftovers;
 mod others;
+mod parity;
 mod sessions;
 mod signals;
 mod support;

@@ -12,58 +12,59 @@ use nix::pty::{Winsize, openpty};
 use nix::sys::signal::Signal;
 use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
 
-use crate::support::{Place, Ran, ready, require, send, under};
+use crate::support::{Place, Ran, on_every_machine, ready, require, send, under};
 
 /// After this long something that should have happened did not.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[test]
 fn signals_are_passed_on_and_the_command_decides() {
-    require!(uml);
-    let place = Place::new();
-    for (signal, name) in [
-        (Signal::SIGINT, "INT"),
-        (Signal::SIGTERM, "TERM"),
-        (Signal::SIGHUP, "HUP"),
-        (Signal::SIGQUIT, "QUIT"),
-    ] {
-        let script =
-            format!("trap 'echo got {name}; exit 7' {name}; echo ready; while :; do sleep 1000 & wait; done");
-        let (child, mut stdout) = ready(&place, &["--shell", "bash {0}"], &script);
-        send(&child, signal);
-        let mut rest = String::new();
-        stdout.read_to_string(&mut rest).unwrap();
-        assert_eq!(rest, format!("got {name}\n"));
-        Ran::from(child.wait_with_output().unwrap()).ended_with(7);
-    }
-    place.assert_nothing_left();
+    on_every_machine(|place| {
+        for (signal, name) in [
+            (Signal::SIGINT, "INT"),
+            (Signal::SIGTERM, "TERM"),
+            (Signal::SIGHUP, "HUP"),
+            (Signal::SIGQUIT, "QUIT"),
+        ] {
+            let script = format!(
+                "trap 'echo got {name}; exit 7' {name}; echo ready; while :; do sleep 1000 & wait; done"
+            );
+            let (child, mut stdout) = ready(place, &["--shell", "bash {0}"], &script);
+            send(&child, signal);
+            let mut rest = String::new();
+            stdout.read_to_string(&mut rest).unwrap();
+            assert_eq!(rest, format!("got {name}\n"));
+            Ran::from(child.wait_with_output().unwrap()).ended_with(7);
+        }
+        place.assert_nothing_left();
+    });
 }
 
 #[test]
 fn a_signal_that_is_not_caught_ends_the_command_with_128_plus_its_number() {
-    require!(uml);
-    let place = Place::new();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        let (child, _stdout) = ready(&place, &[], "echo ready; exec sleep 1000");
-        send(&child, signal);
-        let ran = Ran::from(child.wait_with_output().unwrap()).ended_with(128 + signal as i32);
-        ran.says(signal.as_str());
-    }
+    on_every_machine(|place| {
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+            let (child, _stdout) = ready(place, &[], "echo ready; exec sleep 1000");
+            send(&child, signal);
+            let ran = Ran::from(child.wait_with_output().unwrap()).ended_with(128 + signal as i32);
+            ran.says(signal.as_str());
+        }
+    });
 }
 
 #[test]
 fn a_second_interrupt_kills() {
-    require!(uml);
-    let place = Place::new();
-    let script = "trap 'echo interrupted' INT; echo ready; while :; do sleep 1000 & wait; done";
-    let (child, mut stdout) = ready(&place, &["--shell", "bash {0}"], script);
-    send(&child, Signal::SIGINT);
-    let mut line = String::new();
-    stdout.read_line(&mut line).unwrap();
-    assert_eq!(line, "interrupted\n");
-    send(&child, Signal::SIGINT);
-    Ran::from(child.wait_with_output().unwrap()).ended_with(137).says("SIGKILL");
-    place.assert_nothing_left();
+    on_every_machine(|place| {
+        let script = "trap 'echo interrupted' INT; echo ready; while :; do sleep 1000 & wait; done";
+        let (child, mut stdout) = ready(place, &["--shell", "bash {0}"], script);
+        send(&child, Signal::SIGINT);
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        assert_eq!(line, "interrupted\n");
+        send(&child, Signal::SIGINT);
+        Ran::from(child.wait_with_output().unwrap()).ended_with(137).says("SIGKILL");
+        place.assert_nothing_left();
+    });
 }
 
 #[test]
@@ -188,91 +189,95 @@ fn set_size(terminal: BorrowedFd<'_>, size: &libc::winsize) {
 
 #[test]
 fn the_shell_has_a_terminal_with_job_control_and_leaves_ours_as_it_was() {
-    require!(uml);
-    let place = Place::new();
-    let mut terminal = Terminal::shell(&place, (33, 99));
-    let before = terminal.before.clone();
-    terminal.press("echo $((40 + 2)) up\n");
-    let banner = terminal.expect("42 up");
-    assert!(!banner.contains("no job control") && !banner.contains("cannot set terminal"), "{banner}");
-    assert!(!terminal.settings().local_flags.contains(LocalFlags::ICANON), "our terminal is not raw");
+    on_every_machine(|place| {
+        let mut terminal = Terminal::shell(place, (33, 99));
+        let before = terminal.before.clone();
+        terminal.press("echo $((40 + 2)) up\n");
+        let banner = terminal.expect("42 up");
+        assert!(!banner.contains("no job control") && !banner.contains("cannot set terminal"), "{banner}");
+        assert!(!terminal.settings().local_flags.contains(LocalFlags::ICANON), "our terminal is not raw");
 
-    terminal.press("tty; stty size; id -u; echo en''d\n");
-    let answer = terminal.expect("\nend");
-    assert!(answer.contains("/dev/pts/") && answer.contains("33 99") && answer.contains("\n0\r"), "{answer}");
+        terminal.press("tty; stty size; id -u; echo en''d\n");
+        let answer = terminal.expect("\nend");
+        assert!(
+            answer.contains("/dev/pts/") && answer.contains("33 99") && answer.contains("\n0\r"),
+            "{answer}"
+        );
 
-    // A stopped job, brought back and interrupted, as only job control can.
-    terminal
-        .press("sh -c 'trap \"echo wo\"\"ken\" CONT; echo be\"\"gun; while :; do sleep 1000 & wait; done'\n");
-    terminal.expect("\nbegun");
-    terminal.press("\x1a");
-    terminal.expect("Stopped");
-    terminal.press("fg\n");
-    terminal.expect("\nwoken");
-    terminal.press("\x03");
-    terminal.expect("# ");
-    terminal.press("echo status $?\n");
-    terminal.expect("status 130");
-    terminal.expect("# ");
+        // A stopped job, brought back and interrupted, as only job control can.
+        terminal.press(
+            "sh -c 'trap \"echo wo\"\"ken\" CONT; echo be\"\"gun; while :; do sleep 1000 & wait; done'\n",
+        );
+        terminal.expect("\nbegun");
+        terminal.press("\x1a");
+        terminal.expect("Stopped");
+        terminal.press("fg\n");
+        terminal.expect("\nwoken");
+        terminal.press("\x03");
+        terminal.expect("# ");
+        terminal.press("echo status $?\n");
+        terminal.expect("status 130");
+        terminal.expect("# ");
 
-    terminal.press("exit 43\n");
-    let device = terminal.device.try_clone().unwrap();
-    assert_eq!(terminal.end(), 43);
-    let after = tcgetattr(&device).unwrap();
-    assert_eq!(after.local_flags, before.local_flags);
-    assert_eq!((after.input_flags, after.output_flags), (before.input_flags, before.output_flags));
-    place.assert_nothing_left();
+        terminal.press("exit 43\n");
+        let device = terminal.device.try_clone().unwrap();
+        assert_eq!(terminal.end(), 43);
+        let after = tcgetattr(&device).unwrap();
+        assert_eq!(after.local_flags, before.local_flags);
+        assert_eq!((after.input_flags, after.output_flags), (before.input_flags, before.output_flags));
+        place.assert_nothing_left();
+    });
 }
 
 #[test]
 fn a_new_window_size_reaches_the_program() {
-    require!(uml);
-    let place = Place::new();
-    let mut terminal = Terminal::shell(&place, (24, 80));
-    // Not a trap of the interactive bash, which forgets its input when one interrupts its prompt.
-    let watch = "sh -c 'trap \"stty size; exit\" WINCH; echo rea\"\"dy; while :; do sleep 0.1; done'\n";
-    terminal.press(watch);
-    terminal.expect("\nready");
-    terminal.resize(50, 132);
-    terminal.expect("\n50 132");
-    terminal.press("exit\n");
-    assert_eq!(terminal.end(), 0);
+    on_every_machine(|place| {
+        let mut terminal = Terminal::shell(place, (24, 80));
+        // Not a trap of the interactive bash, which forgets its input when one interrupts its prompt.
+        let watch = "sh -c 'trap \"stty size; exit\" WINCH; echo rea\"\"dy; while :; do sleep 0.1; done'\n";
+        terminal.press(watch);
+        terminal.expect("\nready");
+        terminal.resize(50, 132);
+        terminal.expect("\n50 132");
+        terminal.press("exit\n");
+        assert_eq!(terminal.end(), 0);
+    });
 }
 
 #[test]
 fn an_interrupt_key_meets_the_foreground_program_only() {
-    require!(uml);
-    let place = Place::new();
-    let mut terminal = Terminal::shell(&place, (24, 80));
-    // A program whose answer cannot be taken for the echo of what it is sent: a terminal writes a
-    // line and its end separately, and may echo a key in between.
-    terminal.press("sleep 1000 & echo st''arted; sed --unbuffered s/asked/answered/\n");
-    terminal.expect("\nstarted");
-    terminal.press("asked\n");
-    terminal.expect("answered");
-    terminal.press("\x03");
-    terminal.expect("# ");
-    terminal.press("jobs; echo do''ne\n");
-    let jobs = terminal.expect("\ndone");
-    assert!(jobs.contains("Running"), "{jobs}");
-    terminal.expect("# ");
-    terminal.press("\x04");
-    assert_eq!(terminal.end(), 0);
+    on_every_machine(|place| {
+        let mut terminal = Terminal::shell(place, (24, 80));
+        // A program whose answer cannot be taken for the echo of what it is sent: a terminal writes a
+        // line and its end separately, and may echo a key in between.
+        terminal.press("sleep 1000 & echo st''arted; sed --unbuffered s/asked/answered/\n");
+        terminal.expect("\nstarted");
+        terminal.press("asked\n");
+        terminal.expect("answered");
+        terminal.press("\x03");
+        terminal.expect("# ");
+        terminal.press("jobs; echo do''ne\n");
+        let jobs = terminal.expect("\ndone");
+        assert!(jobs.contains("Running"), "{jobs}");
+        terminal.expect("# ");
+        terminal.press("\x04");
+        assert_eq!(terminal.end(), 0);
+    });
 }
 
 #[test]
 fn the_terminal_is_restored_when_the_shell_is_told_to_end() {
-    require!(uml);
-    let place = Place::new();
-    let mut terminal = Terminal::shell(&place, (24, 80));
-    let before = terminal.before.clone();
-    terminal.press("echo $((40 + 2)) up\n");
-    terminal.expect("42 up");
-    send(&terminal.child, Signal::SIGHUP);
-    let device = terminal.device.try_clone().unwrap();
-    assert_ne!(terminal.end(), 0);
-    assert_eq!(tcgetattr(&device).unwrap().local_flags, before.local_flags);
-    place.assert_nothing_left();
+    on_every_machine(|place| {
+        let mut terminal = Terminal::shell(place, (24, 80));
+        let before = terminal.before.clone();
+        terminal.press("echo $((40 + 2)) up\n");
+        terminal.expect("42 up");
+        send(&terminal.child, Signal::SIGHUP);
+        let device = terminal.device.try_clone().unwrap();
+        assert_ne!(terminal.end(), 0);
+        assert_eq!(tcgetattr(&device).unwrap().local_flags, before.local_flags);
+        place.assert_nothing_left();
+    });
 }
 
 #[test]
@@ -284,13 +289,13 @@ fn a_shell_needs_a_terminal() {
 
 #[test]
 fn exec_on_a_terminal_interrupts_by_key() {
-    require!(uml);
-    let place = Place::new();
-    let command = place.sekexe(["exec", "echo rea''dy; exec sleep 1000"]);
-    // A session of its own, so that the terminal can be its controlling one.
-    let mut terminal = Terminal::open(under(&["setsid", "--ctty", "--wait"], &command), (24, 80));
-    terminal.expect("ready");
-    terminal.press("\x03");
-    terminal.expect("SIGINT");
-    assert_eq!(terminal.end(), 130);
+    on_every_machine(|place| {
+        let command = place.sekexe(["exec", "echo rea''dy; exec sleep 1000"]);
+        // A session of its own, so that the terminal can be its controlling one.
+        let mut terminal = Terminal::open(under(&["setsid", "--ctty", "--wait"], &command), (24, 80));
+        terminal.expect("ready");
+        terminal.press("\x03");
+        terminal.expect("SIGINT");
+        assert_eq!(terminal.end(), 130);
+    });
 }

@@ -15,18 +15,43 @@ use tempfile::TempDir;
 macro_rules! require {
     ($($what:ident),+) => {
         $(if let Err(why) = $crate::support::have::$what() {
-            let name = stringify!($what);
-            let required = std::env::var("SEKEXE_TEST_REQUIRE").unwrap_or_default();
-            assert!(
-                !required.split(',').any(|word| word == name || word == "all"),
-                "this test requires {name}: {why}"
-            );
-            eprintln!("skipped: {name}: {why}");
+            $crate::support::skip(stringify!($what), &why);
             return;
         })+
     };
 }
 pub(crate) use require;
+
+/// Says that something is left out, or fails where it must not be.
+pub fn skip(name: &str, why: &str) {
+    let required = std::env::var("SEKEXE_TEST_REQUIRE").unwrap_or_default();
+    assert!(
+        !required.split(',').any(|word| word == name || word == "all"),
+        "this test requires {name}: {why}"
+    );
+    eprintln!("skipped: {name}: {why}");
+}
+
+/// Runs a test in each kind of machine that can be had, with a place of its own each time.
+#[track_caller]
+pub fn on_every_machine(test: impl Fn(&Place)) {
+    on_every_machine_in(&std::env::temp_dir(), test);
+}
+
+/// The same elsewhere than in the usual place for temporary files, which machines have of their own.
+#[track_caller]
+pub fn on_every_machine_in(parent: &Path, test: impl Fn(&Place)) {
+    for (kind, had) in [("uml", have::uml()), ("namespaces", have::namespaces())] {
+        match had {
+            Err(why) => skip(kind, &why),
+            Ok(()) => {
+                // Shown where the test fails.
+                eprintln!("machine: {kind}");
+                test(&Place::new_in(parent).with_isolation(Some(kind)));
+            }
+        }
+    }
+}
 
 /// What a test may require. The error says why it is not there.
 pub mod have {
@@ -97,6 +122,27 @@ pub mod have {
             Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
             Err(error) => Err(format!("unshare: {error}")),
         }
+    }
+
+    /// What a machine of namespaces takes: user namespaces, or the right to mount without them.
+    pub fn namespaces() -> Result<(), String> {
+        let mounts = || std::process::Command::new("unshare").args(["--mount", "true"]).output();
+        userns().or_else(|why| match mounts() {
+            Ok(output) if output.status.success() => Ok(()),
+            _ => Err(why),
+        })
+    }
+
+    /// Ranges of subordinate ids, and the programs that map them.
+    pub fn subordinate_ids() -> Result<(), String> {
+        ["newuidmap", "newgidmap"].into_iter().try_for_each(program)?;
+        let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+        let prefix = format!("{}:", user.map(|user| user.name).unwrap_or_default());
+        ["/etc/subuid", "/etc/subgid"].into_iter().try_for_each(|file| {
+            let lines = std::fs::read_to_string(file).unwrap_or_default();
+            let listed = lines.lines().any(|line| line.starts_with(&prefix));
+            if listed { Ok(()) } else { Err(format!("{file} has no range for this user")) }
+        })
     }
 
     /// A host that enforces which files the guest reaches.
@@ -264,6 +310,11 @@ impl Place {
     pub fn with_isolation(mut self, isolation: Option<&'static str>) -> Self {
         self.isolation = isolation;
         self
+    }
+
+    /// Which kind of machine it is for.
+    pub fn kind(&self) -> &'static str {
+        self.isolation.unwrap_or("auto")
     }
 
     /// Runs a script in a machine.
