@@ -20,7 +20,7 @@ use std::os::fd::RawFd;
 use bitflags::bitflags;
 use nix::libc;
 
-use crate::sys::namespaces::{self, Entry, Identity, Program, Stage};
+use crate::sys::namespaces::{self, Entry, Identity, Stage};
 use crate::sys::proxy;
 
 bitflags! {
@@ -119,7 +119,7 @@ pub fn execns_keeping(
     let entry = Entry {
         namespaces: flags.bits(),
         identity: if flags.contains(Flags::USER) { Identity::RootIsCaller } else { Identity::Unchanged },
-        program: Program::Path(path),
+        program: path,
         argv,
         env: envp,
         stdio: None,
@@ -130,6 +130,6 @@ pub fn execns_keeping(
         ruleset: None,
         group: None,
     };
-    let entered = namespaces::enter(&entry, |_| Ok(()))?;
+    let entered = namespaces::enter(&entry, |_| Ok(()))?.confirm()?;
     proxy::stand_in_for(entered.pid, &entered.pidfd)
 }

@@ -1,13 +1,20 @@
-//! Parses, calls the library, turns the result into an exit status; nothing else.
+//! Parses, calls the library, turns the result into an exit status; nothing else. Under another
+//! name it is the init of a namespaces machine.
 
+use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 use clap::Parser;
 use sekexe_ci::cli::Cli;
 use sekexe_ci::commands;
+use sekexe_ci::machine::INIT_NAME;
 use sekexe_ci::report::status;
 
 fn main() -> ExitCode {
+    if std::env::args_os().next().is_some_and(|name| name.as_bytes() == INIT_NAME.to_bytes()) {
+        sekexe_init::main();
+        return ExitCode::FAILURE;
+    }
     match Cli::try_parse() {
         Ok(cli) => commands::run(&cli).into(),
         Err(error) => {

@@ -8,6 +8,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use crate::protocol::{Decoder, ToGuest, ToHost, encode};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -15,12 +16,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{isatty, read, write};
-use sekexe_init::protocol::{Decoder, ToGuest, ToHost, encode};
 
 /// Device files that may carry the channel, best first.
 const CARRIERS: [&str; 2] = ["/dev/hostfd0", "/dev/ttyS0"];
 
-/// Bytes asked for in one read.
+/// Most bytes asked for in one read.
 const READ_SIZE: usize = 256 << 10;
 
 /// The channel and the bytes under way in both directions.
@@ -91,7 +91,7 @@ impl Channel {
 
     /// Reads what has arrived. An end of file is an error: without a host there is no work.
     pub fn fill(&mut self) -> Result<()> {
-        match read(&self.fd, self.decoder.space(READ_SIZE)) {
+        match read(&self.fd, self.decoder.room(READ_SIZE)) {
             Ok(0) => bail!("the host has closed the channel"),
             Ok(n) => {
                 self.decoder.received(n);

@@ -5,11 +5,11 @@ use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
+use crate::protocol::{Boot, CardKind, CardSource, NetworkCard};
 use anyhow::{Context, Result};
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::sethostname;
-use sekexe_init::protocol::{Boot, CardKind, CardSource, NetworkCard};
 
 use crate::netlink::{Link, Requests};
 use crate::sys;

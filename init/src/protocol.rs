@@ -41,6 +41,9 @@ pub const CREDIT_STEP: u32 = WINDOW / 4;
 /// when it fills, User Mode Linux stops listening to the line and may never start again.
 pub const LINE_BUFFER: usize = 2048;
 
+/// Bytes that a first read asks for.
+const FIRST_READ: usize = 8 << 10;
+
 /// Bytes before the message: length and version.
 const HEADER: usize = 5;
 
@@ -317,7 +320,10 @@ pub struct Layer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LayerKind {
     /// The host's directory below a throw-away layer.
-    Overlay,
+    Overlay {
+        /// Permission bits.
+        mode: u32,
+    },
     /// The host's file or directory with everything below it, read-only.
     ReadOnly,
     /// A directory whose contents are listed one by one.
@@ -510,9 +516,17 @@ pub struct Decoder {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
+    /// Space that the next read is worth.
+    reach: usize,
 }
 
 impl Decoder {
+    /// Free space for received bytes, from a little up to about `most`: more each time that what
+    /// came filled it, since untouched memory costs nothing.
+    pub fn room(&mut self, most: usize) -> &mut [u8] {
+        self.space(self.reach.clamp(FIRST_READ.min(most), most))
+    }
+
     /// Free space for at least `wanted` received bytes; tell [`Decoder::received`] how many came.
     pub fn space(&mut self, wanted: usize) -> &mut [u8] {
         if self.start == self.end {
@@ -531,6 +545,9 @@ impl Decoder {
     /// `count` bytes were written to the front of what [`Decoder::space`] returned.
     pub fn received(&mut self, count: usize) {
         assert!(count <= self.bytes.len() - self.end, "more received than there was space for");
+        if count == self.bytes.len() - self.end {
+            self.reach = count.saturating_mul(2);
+        }
         self.end += count;
     }
 

@@ -7,12 +7,12 @@
 
 use std::fs;
 
+use crate::protocol::Seal;
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::waitpid;
 use nix::unistd::{pipe, read, write};
-use sekexe_init::protocol::Seal;
 
 use crate::sys;
 

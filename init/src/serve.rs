@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
+use crate::protocol::{Failure, MAX_DATA, Outcome, SessionId, Spawn, Stream, ToGuest, ToHost, Usage};
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
-use sekexe_init::protocol::{Failure, MAX_DATA, Outcome, SessionId, Spawn, Stream, ToGuest, ToHost, Usage};
 
 use crate::channel::Channel;
 use crate::control_groups::Counters;

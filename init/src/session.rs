@@ -10,14 +10,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use crate::protocol::{
+    CREDIT_STEP, Failure, MAX_DATA, Outcome, SessionId, Spawn, Stream, ToHost, Usage, WINDOW, WindowSize,
+};
 use anyhow::Result;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, read, write};
-use sekexe_init::protocol::{
-    CREDIT_STEP, Failure, MAX_DATA, Outcome, SessionId, Spawn, Stream, ToHost, Usage, WINDOW, WindowSize,
-};
 
 use crate::channel::Channel;
 use crate::control_groups::{Counters, Group};

@@ -12,9 +12,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, lchown};
 use std::path::Path;
 
+use crate::protocol::{Shadow, ShadowKind};
 use anyhow::{Result, bail};
 use nix::sys::stat::{Mode, SFlag, mknod};
-use sekexe_init::protocol::{Shadow, ShadowKind};
 
 use crate::sys;
 

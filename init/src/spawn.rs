@@ -4,12 +4,12 @@ use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
+use crate::protocol::{ByteBuf, Failure, Spawn};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::pty::openpty;
 use nix::unistd::pipe2;
-use sekexe_init::protocol::{ByteBuf, Failure, Spawn};
 
 use crate::control_groups::Group;
 use crate::serve::Ways;

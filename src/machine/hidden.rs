@@ -52,6 +52,8 @@ pub fn existing(home: Option<&Path>, workspace: &Path, asked: &[PathBuf], shown:
     let shown: Vec<PathBuf> = shown.iter().filter_map(|p| p.canonicalize().ok()).collect();
     let mut paths: Vec<PathBuf> = in_home
         .chain(of_runner)
+        // Most are not there, which costs less to find out than what a path really is.
+        .filter(|path| path.symlink_metadata().is_ok())
         .filter_map(|path| path.canonicalize().ok())
         .filter(|path| !shown.contains(path))
         .chain(asked.iter().filter_map(|path| path.canonicalize().ok()))

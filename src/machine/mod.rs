@@ -11,15 +11,13 @@ pub mod run_dir;
 pub mod shadows;
 pub mod uml;
 
-use std::fs::File;
-use std::io::Write;
+use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
 use anyhow::{Context, Result};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 use nix::unistd::Pid;
@@ -112,6 +110,13 @@ pub struct Confinement {
 }
 
 impl Confinement {
+    /// Notes which paths may be changed and which are hidden.
+    pub fn admit(&mut self, access: &Access) {
+        let texts = |paths: &[PathBuf]| paths.iter().map(|path| path.display().to_string()).collect();
+        self.writable = texts(&access.writable);
+        self.hidden = texts(&access.hidden);
+    }
+
     /// Whether the host's kernel enforces which files may be read and written.
     pub fn is_enforced(&self) -> bool {
         self.landlock_abi > 0 || self.namespaces
@@ -168,12 +173,11 @@ impl Drop for Machine {
     }
 }
 
-/// The init as a file that nobody can name.
-fn init_in_memory() -> Result<OwnedFd> {
-    let file = memfd_create(c"sekexe-init", MFdFlags::MFD_CLOEXEC)?;
-    File::from(file.try_clone()?).write_all(INIT)?;
-    Ok(file)
-}
+/// Name under which this program is the init; `main` looks for it.
+pub const INIT_NAME: &CStr = c"sekexe-init";
+
+/// This program's file, whatever has become of its name.
+const OWN_PROGRAM: &CStr = c"/proc/self/exe";
 
 /// Both ends of a channel: ours, non-blocking, and the machine's.
 fn channel() -> nix::Result<(OwnedFd, OwnedFd)> {
@@ -191,8 +195,4 @@ fn console() -> nix::Result<(OwnedFd, OwnedFd)> {
     let (ours, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok((ours, theirs))
-}
-
-fn texts(paths: &[PathBuf]) -> Vec<String> {
-    paths.iter().map(|path| path.display().to_string()).collect()
 }

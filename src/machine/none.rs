@@ -8,9 +8,9 @@ use std::os::fd::{AsFd, AsRawFd};
 use anyhow::{Context, Result};
 
 use super::run_dir::RunDir;
-use super::{Confinement, Kind, Machine, channel, init_in_memory};
+use super::{Confinement, INIT_NAME, Kind, Machine, OWN_PROGRAM, channel};
 use crate::execns::Failure;
-use crate::sys::namespaces::{Entry, Identity, Program, enter};
+use crate::sys::namespaces::{Entering, Entry, Identity, enter};
 
 /// Starts the init. The directory is kept until the machine ends.
 ///
@@ -18,13 +18,12 @@ use crate::sys::namespaces::{Entry, Identity, Program, enter};
 pub fn start(run_dir: RunDir) -> Result<Machine> {
     let (ours, theirs) = channel().context("create the channel to the init")?;
     let (console, console_end) = super::console().context("create the console's pipe")?;
-    let init = init_in_memory().context("keep the init in memory")?;
     let null = File::open("/dev/null").context("open /dev/null")?;
-    let argv = [CString::from(c"sekexe-init"), CString::new(theirs.as_raw_fd().to_string())?];
+    let argv = [CString::from(INIT_NAME), CString::new(theirs.as_raw_fd().to_string())?];
     let entry = Entry {
         namespaces: 0,
         identity: Identity::Unchanged,
-        program: Program::Open(init.as_fd()),
+        program: OWN_PROGRAM,
         argv: &argv,
         env: &[],
         stdio: Some([null.as_fd(), console_end.as_fd(), console_end.as_fd()]),
@@ -35,7 +34,10 @@ pub fn start(run_dir: RunDir) -> Result<Machine> {
         ruleset: None,
         group: None,
     };
-    let entered = enter(&entry, |_| Ok(())).map_err(Failure::from).context("start the init")?;
+    let entered = enter(&entry, |_| Ok(()))
+        .and_then(Entering::confirm)
+        .map_err(Failure::from)
+        .context("start the init")?;
     let mut machine = Machine::of_init(Kind::None, entered, ours, console, Confinement::default());
     machine.run_dir = Some(run_dir);
     Ok(machine)

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::unistd::{read, write};
 use sekexe_init::protocol::{Decoder, FrameError, ToGuest, ToHost, encode};
 
-/// Bytes asked for in one read: about what a socket holds.
+/// Most bytes asked for in one read: about what a socket holds.
 const READ_SIZE: usize = 256 << 10;
 
 /// Bytes under way in both directions.
@@ -71,7 +71,7 @@ impl Link {
 
     /// Reads what has arrived. The error says what was seen.
     pub fn read(&mut self, channel: &OwnedFd) -> Result<(), String> {
-        match read(channel, self.decoder.space(READ_SIZE)) {
+        match read(channel, self.decoder.room(READ_SIZE)) {
             Ok(0) | Err(Errno::ECONNRESET) => return Err("it closed its channel".into()),
             Ok(n) => self.decoder.received(n),
             Err(Errno::EAGAIN | Errno::EINTR) => {}

@@ -9,6 +9,8 @@ use std::ptr;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, pipe2, read, write};
 
 /// Who the child is in its user namespace.
@@ -23,15 +25,6 @@ pub enum Identity {
     RootOfMaps,
 }
 
-/// What the child executes.
-#[derive(Debug, Clone, Copy)]
-pub enum Program<'a> {
-    /// The file of this name.
-    Path(&'a CStr),
-    /// An open file.
-    Open(BorrowedFd<'a>),
-}
-
 /// All that the child depends on, prepared: between clone and exec nothing may allocate.
 #[derive(Debug)]
 pub struct Entry<'a> {
@@ -40,7 +33,7 @@ pub struct Entry<'a> {
     /// Who it is.
     pub identity: Identity,
     /// What it executes.
-    pub program: Program<'a>,
+    pub program: &'a CStr,
     /// Arguments, with the program's name first.
     pub argv: &'a [CString],
     /// The environment.
@@ -70,6 +63,15 @@ pub struct Entered {
     pub pidfd: OwnedFd,
 }
 
+/// A child on its way to its program. Dropped before it is confirmed, it is killed.
+#[derive(Debug)]
+pub struct Entering {
+    child: Option<Entered>,
+    report: OwnedFd,
+    /// Why its maps could not be written.
+    unmapped: Option<io::Error>,
+}
+
 /// Where the child failed before it became the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
@@ -89,14 +91,13 @@ pub enum Stage {
 const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
-/// Starts the program in its namespaces and returns when it runs. It is killed when the thread that
-/// called this ends. On failure there is no child, and nothing of ours has changed.
+/// Starts the program in its namespaces. It is killed when the thread that called this ends.
 ///
 /// `write_maps` is called with the child's number where the identity says so.
 pub fn enter(
     entry: &Entry<'_>,
     write_maps: impl FnOnce(Pid) -> io::Result<()>,
-) -> Result<Entered, (Stage, io::Error)> {
+) -> Result<Entering, (Stage, io::Error)> {
     let at = |stage| move |errno: Errno| (stage, io::Error::from(errno));
     let pointers = |strings: &[CString]| -> Vec<*const c_char> {
         strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
@@ -146,21 +147,38 @@ pub fn enter(
     if mapped.is_ok() {
         let _ = write(&signal_go, b"1");
     }
-    drop(signal_go);
-    let mut bytes = [0; 5];
-    let failure = loop {
-        match read(&report, &mut bytes) {
-            Ok(5) => break (Stage::of(bytes[0]), errno_of(&bytes)),
-            Ok(0) if mapped.is_ok() => return Ok(Entered { pid, pidfd }),
-            Err(Errno::EINTR) => {}
-            Err(e) => break (Stage::Prepare, e),
-            Ok(_) => break (Stage::Prepare, Errno::EPROTO),
+    Ok(Entering { child: Some(Entered { pid, pidfd }), report, unmapped: mapped.err() })
+}
+
+impl Entering {
+    /// Waits until the program runs. On failure there is no child, and nothing of ours has changed.
+    pub fn confirm(mut self) -> Result<Entered, (Stage, io::Error)> {
+        let mut bytes = [0; 5];
+        let failure = loop {
+            match read(&self.report, &mut bytes) {
+                Ok(5) => break (Stage::of(bytes[0]), errno_of(&bytes)),
+                Ok(0) if self.unmapped.is_none() => match self.child.take() {
+                    Some(child) => return Ok(child),
+                    None => break (Stage::Prepare, Errno::ESRCH),
+                },
+                Err(Errno::EINTR) => {}
+                Err(e) => break (Stage::Prepare, e),
+                Ok(_) => break (Stage::Prepare, Errno::EPROTO),
+            }
+        };
+        match self.unmapped.take() {
+            Some(error) => Err((Stage::Maps, error)),
+            None => Err((failure.0, failure.1.into())),
         }
-    };
-    let _ = nix::sys::wait::waitpid(pid, None);
-    match mapped {
-        Err(error) => Err((Stage::Maps, error)),
-        Ok(()) => Err((failure.0, failure.1.into())),
+    }
+}
+
+impl Drop for Entering {
+    fn drop(&mut self) {
+        if let Some(child) = &self.child {
+            let _ = kill(child.pid, Signal::SIGKILL);
+            let _ = waitpid(child.pid, None);
+        }
     }
 }
 
@@ -296,18 +314,6 @@ fn become_program(
         return failure;
     }
     // SAFETY: all strings are NUL-terminated and both vectors end with a null pointer.
-    unsafe {
-        match entry.program {
-            Program::Path(path) => libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()),
-            Program::Open(file) => libc::syscall(
-                libc::SYS_execveat,
-                file.as_raw_fd(),
-                c"".as_ptr(),
-                argv.as_ptr(),
-                env.as_ptr(),
-                libc::AT_EMPTY_PATH,
-            ) as i32,
-        };
-    }
+    unsafe { libc::execve(entry.program.as_ptr(), argv.as_ptr(), env.as_ptr()) };
     (Stage::Exec, Errno::last())
 }

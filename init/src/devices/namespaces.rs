@@ -9,11 +9,11 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, symlink};
 use std::path::Path;
 
+use crate::protocol::{Namespaces, Seal};
 use anyhow::{Context, Result};
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::Mode;
-use sekexe_init::protocol::{Namespaces, Seal};
 
 use super::{NOSUID_NOEXEC, NOTHING, attach};
 use crate::root::namespaces::HOST;
@@ -40,21 +40,16 @@ const EMPTY: [&str; 8] = [
 
 /// Mounts everything that does not depend on namespaces still to come, below `root`.
 pub fn mount_below(root: &Path, namespaces: &Namespaces) -> Result<()> {
+    // A directory of the throw-away layer; places in it that need no mount are there already.
     let dev = root.join("dev");
-    // Made before, as one of the throw-away places, and about to be covered.
-    let shared_memory = open(&dev.join("shm"), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
-    attach("tmpfs", &dev, MsFlags::MS_NOSUID, "mode=0755,size=1M")?;
+    fs::create_dir_all(dev.join("net")).context("create /dev")?;
     for name in DEVICES {
         take_over(name, &dev).with_context(|| format!("bind /dev/{name}"))?;
     }
-    if let Ok(place) = shared_memory {
-        fs::create_dir(dev.join("shm"))?;
-        mounts::bind(place.as_fd(), &dev.join("shm"), Attributes::NONE).context("bind /dev/shm")?;
-    }
     // Where the group of terminals does not exist, they belong to root's.
-    let modes = "newinstance,ptmxmode=0666,mode=0620";
-    attach("devpts", dev.join("pts"), NOSUID_NOEXEC, &format!("{modes},gid=5"))
-        .or_else(|_| attach("devpts", dev.join("pts"), NOSUID_NOEXEC, modes))?;
+    let group = if namespaces.many_users { ",gid=5" } else { "" };
+    let options = format!("newinstance,ptmxmode=0666,mode=0620{group}");
+    attach("devpts", dev.join("pts"), NOSUID_NOEXEC, &options)?;
     let _ = symlink("pts/ptmx", dev.join("ptmx"));
     super::complete(&dev);
 
@@ -94,15 +89,12 @@ pub fn mount_owned(root: &Path, namespaces: &Namespaces) -> Result<()> {
 /// Binds a device file of the host's, if it has one.
 fn take_over(name: &str, dev: &Path) -> Result<()> {
     let source = Path::new(HOST).join("dev").join(name);
-    let Ok(metadata) = fs::symlink_metadata(&source) else { return Ok(()) };
-    if !metadata.file_type().is_char_device() {
+    if !fs::symlink_metadata(&source).is_ok_and(|found| found.file_type().is_char_device()) {
         return Ok(());
     }
-    let opened = open(&source, OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())?;
     let target = dev.join(name);
-    target.parent().map_or(Ok(()), fs::create_dir_all)?;
     File::create(&target)?;
-    Ok(mounts::bind(opened.as_fd(), &target, Attributes::NONE)?)
+    Ok(mount(Some(&source), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
 }
 
 /// Takes away what the host's root could do with these files. Not needed for anybody else: they

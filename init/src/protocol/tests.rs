@@ -36,7 +36,7 @@ fn messages_to_guest() -> Vec<ToGuest<'static>> {
     let layer = |path: &str, kind| Layer { path: ByteBuf::from(path), kind };
     let namespaces = Namespaces {
         layers: vec![
-            layer("usr", LayerKind::Overlay),
+            layer("usr", LayerKind::Overlay { mode: 0o755 }),
             layer("var", LayerKind::Directory { mode: 0o755 }),
             layer("var/run", LayerKind::Link(ByteBuf::from("/run"))),
         ],

@@ -5,12 +5,12 @@
 //! then out of reach.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::Path;
 
+use crate::protocol::{Boot, Guest, Share};
 use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use sekexe_init::protocol::{Boot, Guest, Share};
 
 use super::{ROOT, SCRATCH, Xattrs, bind, create_directory, create_mount_point, overlay, path, throw_away};
 use crate::shadows::{self, Style};
@@ -45,7 +45,8 @@ pub fn load_modules(guest: &Guest) -> Result<()> {
 pub fn assemble(boot: &Boot, guest: &Guest, warnings: &mut Vec<String>) -> Result<()> {
     let mapped = mount_hostfs(path(&boot.rootfs), LOWER, true, guest.owner.is_some())?;
     let owner = guest.owner.filter(|_| mapped);
-    let upper = overlay("layer", LOWER, Path::new(ROOT), Xattrs::Trusted, |upper| {
+    let mode = super::mode_of(LOWER).context("ask for the mode of /")?;
+    overlay("layer", LOWER, Path::new(ROOT), mode, Xattrs::Trusted, |upper| {
         let style = Style { opaque: Xattrs::Trusted.opaque(), owner, every_owner: true };
         // The host enforces what must not be read, so a machine without a shadow is as safe.
         for (shadow, why) in shadows::apply(&boot.shadows, upper, style) {
@@ -53,8 +54,7 @@ pub fn assemble(boot: &Boot, guest: &Guest, warnings: &mut Vec<String>) -> Resul
         }
         Ok(())
     })?;
-    fs::set_permissions(upper, fs::metadata(LOWER)?.permissions()).context("set the mode of /")?;
-    super::provide_private_places()?;
+    super::provide_private_places(false)?;
     share_host_paths(boot, mapped)
 }
 

@@ -14,7 +14,7 @@ use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -45,15 +45,22 @@ fn mount_scratch(at: &str, size: u64) -> Result<()> {
         .context("mount the throw-away layer")
 }
 
-/// Gives the new root its places that are neither the host's nor layered above it.
-fn provide_private_places() -> Result<()> {
+/// Gives the new root its places that are neither the host's nor layered above it. `plain` says
+/// that the root is the throw-away layer itself, so that no mount is needed where nothing is.
+fn provide_private_places(plain: bool) -> Result<()> {
     for (place, mode) in PRIVATE {
+        let target = Path::new(ROOT).join(place);
+        let new = target.symlink_metadata().is_err();
+        if create_mount_point(&target, true).is_err() {
+            continue;
+        }
+        if plain && new {
+            fs::set_permissions(&target, Permissions::from_mode(mode))?;
+            continue;
+        }
         let source = Path::new(SCRATCH).join(place.replace('/', "-"));
         create_directory(&source, mode)?;
-        let target = Path::new(ROOT).join(place);
-        if create_mount_point(&target, true).is_ok() {
-            bind(&source, &target)?;
-        }
+        bind(&source, &target)?;
     }
     Ok(())
 }
@@ -79,14 +86,12 @@ fn throw_away(
     bring: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<()> {
     let name = format!("share-{number}");
-    let lower = Path::new(SCRATCH).join(&name).join("lower");
-    create_directory(lower.parent().unwrap_or(&lower), 0o755)?;
+    let lower = Path::new(SCRATCH).join(format!("{name}-lower"));
     create_directory(&lower, 0o755)?;
     bring(&lower)?;
+    let mode = mode_of(&lower)?;
     let lower = lower.to_str().context("a path of ours is not text")?;
-    let upper = overlay(&name, lower, target, xattrs, |_| Ok(()))?;
-    fs::set_permissions(upper, fs::metadata(lower)?.permissions())?;
-    Ok(())
+    overlay(&name, lower, target, mode, xattrs, |_| Ok(()))
 }
 
 /// Where an overlay keeps its notes on files.
@@ -108,19 +113,18 @@ impl Xattrs {
     }
 }
 
-/// Mounts an overlay of `lower` at `target`, after `prepare` has filled its upper layer, and
-/// returns that layer.
+/// Mounts an overlay of `lower` at `target`, after `prepare` has filled its upper layer. `name` is
+/// any that no other overlay has, `mode` that of the directory that it shows.
 fn overlay(
     name: &str,
     lower: &str,
     target: &Path,
+    mode: u32,
     xattrs: Xattrs,
     prepare: impl FnOnce(&Path) -> Result<()>,
-) -> Result<PathBuf> {
-    let base = format!("{SCRATCH}/{name}");
-    let (upper, work) = (format!("{base}/upper"), format!("{base}/work"));
-    DirBuilder::new().recursive(true).create(&base).context("create the throw-away layer")?;
-    create_directory(Path::new(&upper), 0o755)?;
+) -> Result<()> {
+    let (upper, work) = (format!("{SCRATCH}/{name}-upper"), format!("{SCRATCH}/{name}-work"));
+    create_directory(Path::new(&upper), mode)?;
     create_directory(Path::new(&work), 0o755)?;
     prepare(Path::new(&upper))?;
     // With redirect_dir a directory of the lower layer can be renamed; without it that is EXDEV.
@@ -136,8 +140,12 @@ fn overlay(
             break;
         }
     }
-    result.with_context(|| format!("mount an overlay of {lower}"))?;
-    Ok(upper.into())
+    result.with_context(|| format!("mount an overlay of {lower}"))
+}
+
+/// The permission bits of what is at a path.
+fn mode_of(at: impl AsRef<Path>) -> std::io::Result<u32> {
+    Ok(fs::metadata(at)?.permissions().mode() & 0o7777)
 }
 
 fn bind(source: &Path, target: &Path) -> Result<()> {
@@ -147,7 +155,10 @@ fn bind(source: &Path, target: &Path) -> Result<()> {
 
 fn create_directory(at: &Path, mode: u32) -> Result<()> {
     DirBuilder::new().mode(mode).create(at).with_context(|| format!("create {}", at.display()))?;
-    // The umask does not apply to this call.
+    if mode & 0o022 == 0 {
+        return Ok(());
+    }
+    // The usual umask was in the way.
     fs::set_permissions(at, Permissions::from_mode(mode))
         .with_context(|| format!("set the mode of {}", at.display()))
 }

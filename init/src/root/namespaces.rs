@@ -11,10 +11,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use crate::protocol::{Boot, Layer, LayerKind, Namespaces, Shadow, ShadowKind, Share};
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{chdir, pivot_root};
-use sekexe_init::protocol::{Boot, Layer, LayerKind, Namespaces, Shadow, ShadowKind, Share};
 
 use super::{ROOT, SCRATCH, Xattrs, create_directory, create_mount_point, overlay, path, throw_away};
 use crate::shadows::{self, Style};
@@ -50,16 +51,28 @@ pub fn assemble(boot: &Boot, namespaces: &Namespaces, warnings: &mut Vec<String>
     };
     // A root has to be a mount. Where one layer is all of it, it covers this one.
     super::bind(Path::new(ROOT), Path::new(ROOT))?;
+    let plain = !namespaces.layers.first().is_some_and(|layer| layer.path.is_empty());
     for (number, layer) in namespaces.layers.iter().enumerate() {
         assembly.add(number, layer).with_context(|| format!("/{}", path(&layer.path).display()))?;
     }
-    let overlays: Vec<&Path> =
-        namespaces.layers.iter().filter(|l| l.kind == LayerKind::Overlay).map(|l| path(&l.path)).collect();
+    let overlays: Vec<&Path> = namespaces
+        .layers
+        .iter()
+        .filter(|l| matches!(l.kind, LayerKind::Overlay { .. }))
+        .map(|l| path(&l.path))
+        .collect();
     let elsewhere = |shadow: &&Shadow| !overlays.iter().any(|o| path(&shadow.path).starts_with(o));
     for shadow in boot.shadows.iter().filter(elsewhere) {
         shadows::apply_directly(shadow, Path::new(ROOT)).or_else(|why| assembly.forgive(shadow, why))?;
     }
-    super::provide_private_places()?;
+    if !plain {
+        // The host's own has nothing in it that would be of use without its mounts.
+        let dev = Path::new(SCRATCH).join("dev");
+        create_directory(&dev, 0o755)?;
+        create_mount_point(&Path::new(ROOT).join("dev"), true).context("create /dev")?;
+        super::bind(&dev, &Path::new(ROOT).join("dev"))?;
+    }
+    super::provide_private_places(plain)?;
     share_host_paths(boot, assembly.xattrs, namespaces.host_root)
 }
 
@@ -78,10 +91,10 @@ impl Assembly<'_> {
         let at = path(&layer.path);
         let (source, target) = (self.rootfs.join(at), Path::new(ROOT).join(at));
         match &layer.kind {
-            LayerKind::Overlay => self.add_overlay(number, at, &source, &target),
+            LayerKind::Overlay { mode } => self.add_overlay(number, at, &source, &target, *mode),
             LayerKind::ReadOnly => {
                 let opened = open(&source, OFlag::O_PATH)?;
-                let directory = File::from(opened.try_clone()?).metadata()?.is_dir();
+                let directory = is_directory(&opened)?;
                 create_mount_point(&target, directory).context("create the mount point")?;
                 mounts::bind(opened.as_fd(), &target, Attributes::READ_ONLY).context("bind it read-only")
             }
@@ -96,24 +109,35 @@ impl Assembly<'_> {
         }
     }
 
-    fn add_overlay(&mut self, number: usize, at: &Path, source: &Path, target: &Path) -> Result<()> {
+    fn add_overlay(
+        &mut self,
+        number: usize,
+        at: &Path,
+        source: &Path,
+        target: &Path,
+        mode: u32,
+    ) -> Result<()> {
         let name = format!("layer-{number}");
-        let opened = open(source, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
-        let mode = File::from(opened.try_clone()?).metadata()?.permissions();
         create_mount_point(target, true).context("create the mount point")?;
-        // Bound to a name of ours, so that no path of the user's is part of a mount option.
-        let lower = Path::new(SCRATCH).join(&name).join("lower");
-        fs::create_dir_all(&lower)?;
-        mounts::bind_alone(opened.as_fd(), &lower).context("bind the lower layer")?;
+        let lower = if is_plain(at) {
+            source.to_owned()
+        } else {
+            // Bound to a name of ours, so that no path of the user's is part of a mount option, and
+            // so that nobody can put a link in its way.
+            let opened = open(source, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+            let lower = Path::new(SCRATCH).join(format!("{name}-lower"));
+            create_directory(&lower, 0o755)?;
+            mounts::bind_alone(opened.as_fd(), &lower).context("bind the lower layer")?;
+            lower
+        };
         let lower = lower.to_str().context("a path of ours is not text")?;
         let shadows: Vec<Shadow> = self.shadows.iter().filter_map(|shadow| below(shadow, at)).collect();
-        let upper = overlay(&name, lower, target, self.xattrs, |upper| {
+        overlay(&name, lower, target, mode, self.xattrs, |upper| {
             let style =
                 Style { opaque: self.xattrs.opaque(), owner: None, every_owner: !self.in_user_namespace };
             let failed = shadows::apply(&shadows, upper, style);
             failed.into_iter().try_for_each(|(shadow, why)| self.forgive(shadow, why))
         })?;
-        fs::set_permissions(upper, mode).context("set its mode")?;
         if self.host_root {
             mounts::set(target, Attributes::NO_DEVICES).context("close its device files")?;
         }
@@ -129,6 +153,13 @@ impl Assembly<'_> {
         self.warnings.push(format!("/{name} is not shadowed: {why}"));
         Ok(())
     }
+}
+
+/// Whether a layer's path may be part of a mount option as it is: a top-level directory, which only
+/// the system's root can replace, with a plain name.
+fn is_plain(at: &Path) -> bool {
+    let name = at.as_os_str().as_bytes();
+    name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
 }
 
 /// The shadow as the layer at `at` sees it, if it lies in there.
@@ -149,7 +180,7 @@ fn share_host_paths(boot: &Boot, xattrs: Xattrs, host_root: bool) -> Result<()> 
         let source = Path::new(HOST).join(inside(&share.path));
         let target = Path::new(ROOT).join(inside(&share.path));
         let opened = open(&source, OFlag::O_PATH).with_context(|| format!("open {shown}"))?;
-        if File::from(opened.try_clone()?).metadata()?.is_dir() != share.directory {
+        if is_directory(&opened)? != share.directory {
             bail!("{shown} has become something else meanwhile");
         }
         create_mount_point(&target, share.directory)
@@ -171,6 +202,11 @@ fn open(at: &Path, flags: OFlag) -> Result<OwnedFd> {
         .flags(flags | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     openat2(nix::fcntl::AT_FDCWD, at, how).context("open it without following links")
+}
+
+fn is_directory(opened: &OwnedFd) -> nix::Result<bool> {
+    let kind = SFlag::from_bits_truncate(fstat(opened)?.st_mode) & SFlag::S_IFMT;
+    Ok(kind == SFlag::S_IFDIR)
 }
 
 fn inside(absolute: &[u8]) -> &Path {

@@ -14,6 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
 
+use crate::protocol::WindowSize;
 use anyhow::Result;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -22,7 +23,6 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{ForkResult, Pid, pipe2, read};
-use sekexe_init::protocol::WindowSize;
 
 /// Switches a guest off. Never returns.
 pub fn power_off() -> ! {

@@ -11,9 +11,9 @@ use crate::commands::{Environment, Messages, kernel};
 use crate::detect::{self, Limits, Support};
 use crate::kernel::Kernel;
 use crate::kernel::catalogue::Catalogue;
-use crate::machine::Access;
 use crate::machine::namespaces::layers::{self, Layers, Survey};
 use crate::machine::run_dir::RunDir;
+use crate::machine::{self, Access};
 use crate::plan::{Capabilities, Isolation, Machine, Request, guest, namespaces};
 use crate::session::hold_signals;
 
@@ -21,8 +21,10 @@ use crate::session::hold_signals;
 pub enum Means {
     /// A guest.
     Guest(Guest),
-    /// Namespaces.
-    Namespaces(namespaces::Plan, Layers),
+    /// Namespaces, begun.
+    Namespaces(namespaces::Plan, Layers, machine::Machine),
+    /// Namespaces that could not be begun, and why.
+    NoNamespaces(anyhow::Error),
     /// No isolation: a place for the script.
     None(RunDir),
     /// What was there has been used.
@@ -85,22 +87,51 @@ pub fn name_of(machine: &Machine) -> &'static str {
     }
 }
 
+/// A chosen machine, begun where that takes no more than the choice.
+pub enum Chosen {
+    /// A guest.
+    Guest,
+    /// Namespaces, if they could be begun.
+    Namespaces(namespaces::Plan, Result<machine::namespaces::Starting>),
+    /// No isolation.
+    None,
+}
+
+impl Chosen {
+    /// Starts the init where it can be. `with_card` says whether the machine gets a network card.
+    pub fn begin(machine: Machine, env: &Environment, with_card: bool) -> Self {
+        match machine {
+            Machine::Guest => Self::Guest,
+            Machine::None => Self::None,
+            Machine::Namespaces(plan) => {
+                let begun = machine::namespaces::start(&plan, &env.path, with_card);
+                Self::Namespaces(plan, begun)
+            }
+        }
+    }
+}
+
 impl Means {
     /// Gets what the machine takes. Builds a kernel where a guest has none yet.
     pub fn find(
-        machine: Machine,
+        chosen: Chosen,
         args: &MachineArgs,
         env: &Environment,
         request: &Request,
         access: &Access,
         limits: &Limits,
     ) -> Result<Self> {
-        Ok(match machine {
-            Machine::Guest => Self::Guest(Guest::find(args, env, request, limits)?),
-            Machine::None => Self::None(run_dir(env)?),
-            Machine::Namespaces(plan) => {
+        Ok(match chosen {
+            Chosen::Guest => Self::Guest(Guest::find(args, env, request, limits)?),
+            Chosen::None => Self::None(run_dir(env)?),
+            Chosen::Namespaces(_, Err(error)) => Self::NoNamespaces(error),
+            Chosen::Namespaces(plan, Ok(starting)) => {
                 let layers = survey(&plan, access)?;
-                Self::Namespaces(plan.sealed(layers.need_seal())?, layers)
+                let plan = plan.sealed(layers.need_seal())?;
+                match starting.machine() {
+                    Ok(machine) => Self::Namespaces(plan, layers, machine),
+                    Err(error) => Self::NoNamespaces(error),
+                }
             }
         })
     }

@@ -1,8 +1,8 @@
 //! A command and the machine it wants, from the typed options to the end.
 //!
-//! Everything that can fail does so before a machine is started: [`Job::prepare`] resolves paths,
-//! chooses the machine and gets what it needs. [`Prepared::run`] starts it, runs the command and
-//! ends it; [`Concluded::conclude`] tells how it went.
+//! Whatever is wrong with a request shows before anything of it is done: [`Job::prepare`] resolves
+//! paths, chooses the machine and gets what it needs. [`Prepared::run`] sets it up, runs the command
+//! and ends it; [`Concluded::conclude`] tells how it went.
 
 mod conclude;
 mod environment;
@@ -10,7 +10,7 @@ mod means;
 mod names;
 mod run;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -25,8 +25,8 @@ use crate::plan::{self, Choice, FallBack};
 use crate::session::{Input, Output};
 use crate::step::{Shell, Step, Work};
 pub use conclude::Concluded;
-use means::Means;
 pub use means::with_namespaces;
+use means::{Chosen, Means};
 pub use names::Additions;
 
 /// A command and the machine it wants.
@@ -92,6 +92,21 @@ impl<'a> Job<'a> {
                 bail!("--hide {}: it does not exist; check the name", path.display());
             }
         }
+        let mut variables = environment::variables(args, env)?;
+        let network = network::prepare(&args.network, env, &mut variables)?;
+        let request = request(args, &rootfs);
+        let capabilities = means::capabilities(&request, env)?;
+        let Choice { machine, reason, fall_back } = plan::choose(&request, &capabilities)?;
+        let messages = Messages::new(env);
+        if let Some(fall_back) = &fall_back {
+            messages.warning(fall_back);
+        }
+        if args.verbose {
+            messages.note(format_args!("{}: {reason}", means::name_of(&machine)));
+        }
+        // Namespaces come to be while we work out what is to be in them.
+        let chosen = Chosen::begin(machine, env, network.is_some());
+
         let hidden = hidden::existing(env.home.as_deref(), &current_dir, &args.hide, &args.show);
         let exposure = exposure::resolve(&Wish {
             rootfs: rootfs.clone(),
@@ -100,8 +115,6 @@ impl<'a> Job<'a> {
             read_only: args.ro,
             hidden: hidden.clone(),
         })?;
-        let mut variables = environment::variables(args, env)?;
-        let network = network::prepare(&args.network, env, &mut variables)?;
         let step = Step {
             work: self.work,
             shell: self.shell,
@@ -115,17 +128,7 @@ impl<'a> Job<'a> {
             readable: exposure.readable.clone(),
             hidden,
         };
-        let request = request(args, &access);
-        let capabilities = means::capabilities(&request, env)?;
-        let Choice { machine, reason, fall_back } = plan::choose(&request, &capabilities)?;
-        let messages = Messages::new(env);
-        if let Some(fall_back) = &fall_back {
-            messages.warning(fall_back);
-        }
-        if args.verbose {
-            messages.note(format_args!("{}: {reason}", means::name_of(&machine)));
-        }
-        let means = Means::find(machine, args, env, &request, &access, &capabilities.limits)?;
+        let means = Means::find(chosen, args, env, &request, &access, &capabilities.limits)?;
         Ok(Prepared {
             started,
             args,
@@ -145,7 +148,7 @@ impl<'a> Job<'a> {
     }
 }
 
-fn request(args: &MachineArgs, access: &Access) -> plan::Request {
+fn request(args: &MachineArgs, rootfs: &Path) -> plan::Request {
     plan::Request {
         isolation: args.isolation.into(),
         memory: args.memory,
@@ -154,7 +157,7 @@ fn request(args: &MachineArgs, access: &Access) -> plan::Request {
         kernel: args.kernel.is_some() || args.profile.is_some() || args.kernel_log.is_some(),
         needs: args.needs(),
         as_root: matches!(args.user.as_str(), "root" | "0" | "0:0" | "root:root"),
-        host_rootfs: access.rootfs == std::path::Path::new("/"),
+        host_rootfs: rootfs == Path::new("/"),
         guarded: args.ro || !(args.rw.is_empty() && args.hide.is_empty() && args.deny.is_empty()),
     }
 }

@@ -43,10 +43,13 @@ impl Prepared<'_> {
         let mut up = match means {
             Means::Guest(guest) => self.boot_guest(guest, window_size)?,
             Means::None(run_dir) => self.start_nothing(run_dir, window_size)?,
-            Means::Namespaces(plan, layers) => match self.enter_namespaces(plan, layers, window_size) {
-                Ok(up) => up,
-                Err(error) => self.fall_back(&error, window_size)?,
-            },
+            Means::Namespaces(plan, layers, machine) => {
+                match self.set_up_namespaces(plan, layers, machine, window_size) {
+                    Ok(up) => up,
+                    Err(error) => self.fall_back(&error, window_size)?,
+                }
+            }
+            Means::NoNamespaces(error) => self.fall_back(&error, window_size)?,
             Means::Spent => bail!("a command is run only once"),
         };
 
@@ -149,13 +152,14 @@ impl Prepared<'_> {
     }
 
     /// Namespaces are up when this returns: until then another machine may take their place.
-    fn enter_namespaces(
+    fn set_up_namespaces(
         &mut self,
         plan: plan::Plan,
         layers: Layers,
+        mut machine: Machine,
         window_size: Option<SizeOf>,
     ) -> Result<Up> {
-        let mut machine = namespaces::start(&plan, &self.access, &self.env.path, self.network.is_some())?;
+        machine.confinement.admit(&self.access);
         let mut warnings = self.check_confinement(&machine)?;
         warnings.extend(layers.notes.iter().cloned());
         let ground = Ground::Namespaces(namespaces::ground(&plan, layers));

@@ -96,7 +96,8 @@ pub fn survey(survey: &Survey<'_>) -> Result<Layers> {
         survey,
     };
     if survey.overlays && (work.mounts.is_empty() || !survey.in_user_namespace) && !work.is_plain_root() {
-        work.add_whole(Path::new(""));
+        let mode = fs::metadata(survey.rootfs).map_or(0o755, |found| found.permissions().mode() & 0o7777);
+        work.add_whole(Path::new(""), mode);
     } else {
         work.take_apart(Path::new(""))?;
     }
@@ -215,14 +216,14 @@ impl Work<'_> {
         } else if self.has_mounts_below(at) && self.survey.in_user_namespace {
             self.take_apart(at)?;
         } else {
-            self.add_whole(at);
+            self.add_whole(at, mode);
         }
         Ok(())
     }
 
     /// One layer for all of a directory, and one for each mount below it.
-    fn add_whole(&mut self, at: &Path) {
-        self.push(at, LayerKind::Overlay);
+    fn add_whole(&mut self, at: &Path, mode: u32) {
+        self.push(at, LayerKind::Overlay { mode });
         let below: Vec<PathBuf> =
             self.mounts.iter().filter(|m| m.starts_with(at) && *m != at).cloned().collect();
         for mount in below {
@@ -233,7 +234,10 @@ impl Work<'_> {
             }
             let full = self.survey.rootfs.join(&mount);
             match fs::metadata(&full) {
-                Ok(found) if found.is_dir() => self.push(&mount, LayerKind::Overlay),
+                Ok(found) if found.is_dir() => {
+                    let mode = found.permissions().mode() & 0o7777;
+                    self.push(&mount, LayerKind::Overlay { mode });
+                }
                 Ok(found) if found.is_file() && found.len() <= LARGEST_COPY => {
                     self.push(&mount, LayerKind::Copy);
                 }
@@ -325,7 +329,7 @@ mod tests {
         let layers = survey(&asked).unwrap();
         let line = |layer: &Layer| {
             let kind = format!("{:?}", layer.kind);
-            let kind = kind.split([' ', '(']).next().unwrap();
+            let kind = kind.split([' ', '(', '{']).next().unwrap();
             format!("{}={kind}", String::from_utf8_lossy(&layer.path))
         };
         (layers.all.iter().map(line).collect::<Vec<_>>().join(" "), layers)

@@ -9,27 +9,34 @@ mod users;
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result};
 use sekexe_init::protocol::{self, Seal};
 
 use super::card::Source;
-use super::{Access, Confinement, Kind, Machine, channel, init_in_memory};
+use super::{Confinement, INIT_NAME, Kind, Machine, OWN_PROGRAM, channel};
 use crate::execns::{Failure, Flags};
 use crate::plan::namespaces::{Foundation, Plan};
-use crate::sys::namespaces::{self as entry, Entry, Identity, Program};
+use crate::sys::namespaces::{self as entry, Entering, Entry, Identity};
 use layers::Layers;
 pub use users::Users;
+
+/// A machine whose init is on its way.
+pub struct Starting {
+    entering: Entering,
+    channel: OwnedFd,
+    console: OwnedFd,
+    card: Option<Source>,
+}
 
 /// Starts the init in its namespaces. It waits for its instructions.
 ///
 /// Must be called by the main thread: the machine ends with the thread that started it.
-pub fn start(plan: &Plan, access: &Access, search_path: &OsStr, with_card: bool) -> Result<Machine> {
+pub fn start(plan: &Plan, search_path: &OsStr, with_card: bool) -> Result<Starting> {
     let (card, card_end) = with_card.then(Source::passed).transpose()?.unzip();
     let (ours, theirs) = channel().context("create the channel to the machine")?;
     let (console, console_end) = super::console().context("create the console's pipe")?;
-    let init = init_in_memory().context("keep the init in memory")?;
     let null = File::open("/dev/null").context("open /dev/null")?;
     let mapped = plan.many_users && plan.foundation == Foundation::UserNamespace;
     let users = if mapped { Users::find(search_path) } else { None };
@@ -40,12 +47,12 @@ pub fn start(plan: &Plan, access: &Access, search_path: &OsStr, with_card: bool)
     };
     let keep: Vec<RawFd> =
         [Some(&theirs), card_end.as_ref()].into_iter().flatten().map(AsRawFd::as_raw_fd).collect();
-    let argv = [CString::from(c"sekexe-init"), CString::new(theirs.as_raw_fd().to_string())?];
-    let entered = entry::enter(
+    let argv = [CString::from(INIT_NAME), CString::new(theirs.as_raw_fd().to_string())?];
+    let entering = entry::enter(
         &Entry {
             namespaces: flags(plan).bits(),
             identity,
-            program: Program::Open(init.as_fd()),
+            program: OWN_PROGRAM,
             argv: &argv,
             env: &[],
             stdio: Some([null.as_fd(), console_end.as_fd(), console_end.as_fd()]),
@@ -60,18 +67,26 @@ pub fn start(plan: &Plan, access: &Access, search_path: &OsStr, with_card: bool)
     )
     .map_err(Failure::from)
     .context("start the namespaces machine")?;
-    let confinement = Confinement {
-        landlock_abi: 0,
-        no_new_privs: true,
-        read_only_mounts: true,
-        namespaces: true,
-        seccomp_filter: true,
-        writable: super::texts(&access.writable),
-        hidden: super::texts(&access.hidden),
-    };
-    let mut machine = Machine::of_init(Kind::Namespaces, entered, ours, console, confinement);
-    machine.card = card;
-    Ok(machine)
+    Ok(Starting { entering, channel: ours, console, card })
+}
+
+impl Starting {
+    /// Waits until the init runs.
+    pub fn machine(self) -> Result<Machine> {
+        let entered =
+            self.entering.confirm().map_err(Failure::from).context("start the namespaces machine")?;
+        let confinement = Confinement {
+            no_new_privs: true,
+            read_only_mounts: true,
+            namespaces: true,
+            seccomp_filter: true,
+            ..Confinement::default()
+        };
+        let mut machine =
+            Machine::of_init(Kind::Namespaces, entered, self.channel, self.console, confinement);
+        machine.card = self.card;
+        Ok(machine)
+    }
 }
 
 /// What the init is told of these namespaces.

@@ -96,15 +96,13 @@ pub fn start(
     };
     let started = sys::start_restricted(&mut command, &restrictions)
         .with_context(|| format!("cannot start the guest kernel {}", kernel.path.display()))?;
-    let confinement = Confinement {
+    let mut confinement = Confinement {
         landlock_abi: ruleset.abi,
         no_new_privs: true,
         read_only_mounts: started.sealed,
-        namespaces: false,
-        seccomp_filter: false,
-        writable: super::texts(&access.writable),
-        hidden: super::texts(&access.hidden),
+        ..Confinement::default()
     };
+    confinement.admit(access);
     Ok(Machine {
         kind: Kind::Uml,
         channel: ours,
