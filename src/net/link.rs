@@ -66,11 +66,23 @@ pub struct Inbox {
     lengths: [usize; BATCH],
 }
 
+/// A frame in a buffer that is long enough for any, so that a used one need not be cleared.
+struct Frame {
+    buffer: Vec<u8>,
+    length: usize,
+}
+
+impl Frame {
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[..self.length]
+    }
+}
+
 /// Frames on their way out.
 pub struct Outbox {
     card: Card,
     guest: Mac,
-    queue: VecDeque<Vec<u8>>,
+    queue: VecDeque<Frame>,
     spare: Vec<Vec<u8>>,
     blocked: bool,
     next_id: u32,
@@ -188,12 +200,12 @@ impl Outbox {
     /// Queues an IP packet of `length` bytes that `fill` writes.
     pub fn fill_packet<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
         let (mut frame, start) = self.begin(length);
-        let done = fill(&mut frame[start..]);
-        let is_v6 = frame[start] >> 4 == 6;
-        let ethertype = if is_v6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
-        frame[start - 2..start].copy_from_slice(&ethertype.to_be_bytes());
+        let bytes = &mut frame.buffer[..frame.length];
+        let done = fill(&mut bytes[start..]);
+        let ethertype = if bytes[start] >> 4 == 6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
+        bytes[start - 2..start].copy_from_slice(&ethertype.to_be_bytes());
         if self.card.offload {
-            leave_checksum_to_card(&mut frame);
+            leave_checksum_to_card(bytes);
         }
         self.queue.push_back(frame);
         done
@@ -209,8 +221,8 @@ impl Outbox {
     pub fn frame(&mut self, ethertype: u16, body: &[u8]) {
         if self.queue.len() < OVERFULL {
             let (mut frame, start) = self.begin(body.len());
-            frame[start - 2..start].copy_from_slice(&ethertype.to_be_bytes());
-            frame[start..].copy_from_slice(body);
+            frame.buffer[start - 2..start].copy_from_slice(&ethertype.to_be_bytes());
+            frame.buffer[start..frame.length].copy_from_slice(body);
             self.queue.push_back(frame);
         }
     }
@@ -229,10 +241,10 @@ impl Outbox {
             let sent = match self.card.kind {
                 CardKind::Socket => {
                     let waiting: Vec<IoSlice<'_>> =
-                        self.queue.iter().take(BATCH).map(|frame| IoSlice::new(frame)).collect();
+                        self.queue.iter().take(BATCH).map(|frame| IoSlice::new(frame.bytes())).collect();
                     send_each(self.card.fd.as_fd(), &waiting)
                 }
-                CardKind::Device => DeviceFile(&self.card.fd).write(&self.queue[0]).map(|_| 1),
+                CardKind::Device => DeviceFile(&self.card.fd).write(self.queue[0].bytes()).map(|_| 1),
             };
             match sent {
                 Ok(count) => (0..count).for_each(|_| self.drop_first()),
@@ -252,7 +264,7 @@ impl Outbox {
         if let Some(frame) = self.queue.pop_front()
             && self.spare.len() < SPARE
         {
-            self.spare.push(frame);
+            self.spare.push(frame.buffer);
         }
     }
 
@@ -261,14 +273,13 @@ impl Outbox {
     }
 
     /// A frame with its hardware addresses, and where its body begins.
-    fn begin(&mut self, length: usize) -> (Vec<u8>, usize) {
+    fn begin(&mut self, length: usize) -> (Frame, usize) {
         let start = self.header() + ETHERNET_HEADER;
-        let mut frame = self.spare.pop().unwrap_or_default();
-        frame.resize(start + length, 0);
-        frame[..start].fill(0);
-        frame[start - ETHERNET_HEADER..start - 8].copy_from_slice(&self.guest);
-        frame[start - 8..start - 2].copy_from_slice(&HOST_MAC);
-        (frame, start)
+        let mut buffer = self.spare.pop().unwrap_or_else(|| vec![0; LONGEST]);
+        buffer[..start].fill(0);
+        buffer[start - ETHERNET_HEADER..start - 8].copy_from_slice(&self.guest);
+        buffer[start - 8..start - 2].copy_from_slice(&HOST_MAC);
+        (Frame { buffer, length: start + length }, start)
     }
 }
 

@@ -78,6 +78,8 @@ pub struct Network {
 impl Network {
     /// Starts one behind a card.
     pub fn start(card: Card, settings: Settings) -> Result<Self> {
+        // A connection's buffers take no memory before they are used.
+        crate::sys::net::map_allocations_from(tcp::SMALL_BUFFER as i32);
         let stack = Stack::new(card, settings).context("prepare the guest's network")?;
         let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).context("prepare the guest's network")?;
         let stop = Arc::new(stop);
@@ -130,4 +132,42 @@ pub fn host_addresses() -> Vec<IpAddr> {
             v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::from(address.ip())))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    use super::*;
+
+    /// Readable, as an epoll sees it, but reading it is an error: as with a card that was taken away.
+    fn unreadable() -> (std::process::Child, OwnedFd) {
+        let child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let fd = crate::sys::open_pidfd(&child).unwrap();
+        (child, fd)
+    }
+
+    #[test]
+    fn whoever_holds_a_network_learns_that_it_ended_and_why() {
+        let (mut child, fd) = unreadable();
+        let card = Card { fd, kind: CardKind::Device, offload: false, mtu: 1500 };
+        let settings = Settings {
+            addresses: Addresses::choose(&[]),
+            policy: Policy::default(),
+            host_loopback: BTreeSet::new(),
+            published: Vec::new(),
+            resolv_conf: "/etc/resolv.conf".into(),
+            log_everything: false,
+        };
+        let mut network = Network::start(card, settings).unwrap();
+        let mut fds = [PollFd::new(network.ended(), PollFlags::POLLIN)];
+        let patience = PollTimeout::try_from(Duration::from_secs(10)).unwrap();
+        assert_eq!(poll(&mut fds, patience), Ok(1));
+        let error = format!("{:#}", network.stop().unwrap_err());
+        assert!(error.contains("network card"), "{error}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 }

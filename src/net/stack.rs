@@ -29,6 +29,13 @@ const SWEEP: Duration = Duration::from_secs(5);
 /// The longest datagram or message of a host socket.
 const LONGEST: usize = 65_536;
 
+/// What waiting came to.
+#[derive(Default)]
+struct Happened {
+    stop: bool,
+    frames: bool,
+}
+
 /// Everything that one guest's network is.
 pub struct Stack {
     core: Core,
@@ -73,33 +80,59 @@ impl Stack {
     pub fn run(mut self, stop: &EventFd) -> io::Result<Record> {
         self.core.watch(stop.as_fd(), Owner::Stop, 0, EpollFlags::EPOLLIN)?;
         let mut inbox = Inbox::new();
-        let mut events = [EpollEvent::empty(); EVENTS];
         let mut has_frames = true;
         loop {
-            let patience = self.patience(has_frames);
-            let count = match self.core.epoll.wait(&mut events, patience) {
-                Ok(count) => count,
-                Err(Errno::EINTR) => 0,
-                Err(errno) => return Err(errno.into()),
-            };
-            self.core.now = Instant::now();
-            for event in &events[..count] {
-                match Core::whose(event) {
-                    (Owner::Stop, _) => return Ok(self.finish()),
-                    (Owner::Card, _) => {
-                        has_frames |= event.events().intersects(!EpollFlags::EPOLLOUT);
-                        self.core.out.unblock();
-                    }
-                    (owner, id) => self.on_event(owner, id, event.events()),
-                }
+            let happened = self.wait(self.patience(has_frames))?;
+            if happened.stop {
+                return Ok(self.finish());
             }
+            has_frames |= happened.frames;
             if has_frames {
                 has_frames = self.take_frames(&mut inbox)?;
             }
-            self.tick();
-            self.tcp.turn(&mut self.core)?;
-            self.core.out.flush()?;
+            self.turn(self.core.now)?;
         }
+    }
+
+    /// Does what the host's sockets ask for, without waiting.
+    pub fn look(&mut self) -> io::Result<()> {
+        self.wait(EpollTimeout::ZERO).map(drop)
+    }
+
+    /// Does what the host's sockets ask for, and waits until something does, or for that long.
+    fn wait(&mut self, patience: EpollTimeout) -> io::Result<Happened> {
+        let mut events = [EpollEvent::empty(); EVENTS];
+        let count = match self.core.epoll.wait(&mut events, patience) {
+            Ok(count) => count,
+            Err(Errno::EINTR) => 0,
+            Err(errno) => return Err(errno.into()),
+        };
+        self.core.now = Instant::now();
+        let mut happened = Happened::default();
+        for event in &events[..count] {
+            match Core::whose(event) {
+                (Owner::Stop, _) => happened.stop = true,
+                (Owner::Card, _) => {
+                    happened.frames |= event.events().intersects(!EpollFlags::EPOLLOUT);
+                    self.core.out.unblock();
+                }
+                (owner, id) => self.on_event(owner, id, event.events()),
+            }
+        }
+        Ok(happened)
+    }
+
+    /// Does what is due at this time, and sends what the guest takes.
+    pub fn turn(&mut self, now: Instant) -> io::Result<()> {
+        self.core.now = now;
+        self.dns.tick(&mut self.core);
+        if now >= self.next_sweep {
+            self.next_sweep = now + SWEEP;
+            self.udp.tick(&mut self.core);
+            self.ping.tick(now);
+        }
+        self.tcp.turn(&mut self.core)?;
+        self.core.out.flush()
     }
 
     fn on_event(&mut self, owner: Owner, id: u64, flags: EpollFlags) {
@@ -177,15 +210,6 @@ impl Stack {
         }
     }
 
-    fn tick(&mut self) {
-        self.dns.tick(&mut self.core);
-        if self.core.now >= self.next_sweep {
-            self.next_sweep = self.core.now + SWEEP;
-            self.udp.tick(&mut self.core);
-            self.ping.tick(self.core.now);
-        }
-    }
-
     /// How long nothing needs to be done.
     fn patience(&self, has_frames: bool) -> EpollTimeout {
         let waits_for_guest = self.core.out.is_blocked();
@@ -203,5 +227,121 @@ impl Stack {
         self.tcp.finish(&mut self.core);
         self.udp.finish(&mut self.core);
         self.core.log.into_record()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpListener};
+    use std::os::fd::{AsRawFd, OwnedFd};
+
+    use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
+
+    use super::*;
+    use crate::net::addresses::{Addresses, GUEST_MAC, HOST_MAC};
+    use crate::net::emit::{self, Ends};
+    use crate::net::frame::ETHERTYPE_IPV4;
+    use crate::net::{CardKind, Policy};
+
+    /// A guest that writes its segments by hand.
+    struct Guest {
+        card: OwnedFd,
+        stack: Stack,
+        ends: Ends,
+        ports: (u16, u16),
+        sequence: u32,
+        acknowledged: u32,
+    }
+
+    impl Guest {
+        fn new(host_port: u16) -> Self {
+            let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+            let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
+            let addresses = Addresses::choose(&[]);
+            let card = Card { fd: theirs, kind: CardKind::Socket, offload: false, mtu: 1500 };
+            let settings = Settings {
+                addresses,
+                policy: Policy::default(),
+                host_loopback: BTreeSet::from([host_port]),
+                published: Vec::new(),
+                resolv_conf: "/etc/resolv.conf".into(),
+                log_everything: true,
+            };
+            let ends =
+                Ends { source: addresses.guest_v4().into(), destination: addresses.gateway_v4().into() };
+            let stack = Stack::new(card, settings).unwrap();
+            Self { card: ours, stack, ends, ports: (4000, host_port), sequence: 1, acknowledged: 0 }
+        }
+
+        fn send(&mut self, flags: u8, data: &[u8]) {
+            let mut segment = Vec::new();
+            segment.extend(self.ports.0.to_be_bytes());
+            segment.extend(self.ports.1.to_be_bytes());
+            segment.extend(self.sequence.to_be_bytes());
+            segment.extend(self.acknowledged.to_be_bytes());
+            segment.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+            segment.extend_from_slice(data);
+            let mut frame = [&HOST_MAC[..], &GUEST_MAC, &ETHERTYPE_IPV4.to_be_bytes()].concat();
+            frame.extend(emit::packets(self.ends, TCP, &segment, 1500, 0).next().unwrap());
+            self.stack.take_frame(&frame);
+            self.sequence += data.len() as u32 + u32::from(flags & 2 != 0);
+        }
+
+        /// The flags and the data of the next segment for the guest.
+        fn receive(&mut self, now: Instant) -> (u8, Vec<u8>) {
+            let mut buffer = [0; 2000];
+            for _ in 0..1000 {
+                self.stack.wait(EpollTimeout::from(1u8)).unwrap();
+                self.stack.turn(now).unwrap();
+                let Ok(length) = recv(self.card.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) else {
+                    continue;
+                };
+                let Some(Frame::Ip(_, packet)) = frame::parse(&buffer[..length]) else { continue };
+                let segment = packet.payload;
+                let data = segment[usize::from(segment[12] >> 4) * 4..].to_vec();
+                let sequence = u32::from_be_bytes(segment[4..8].try_into().unwrap());
+                self.acknowledged = sequence + data.len() as u32 + u32::from(segment[13] & 2 != 0);
+                return (segment[13], data);
+            }
+            panic!("nothing came for the guest");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_was_idle_for_half_an_hour_goes_on() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut guest = Guest::new(listener.local_addr().unwrap().port());
+        let mut now = Instant::now();
+        guest.send(2, b"");
+        assert_eq!(guest.receive(now).0, 0x12, "accepted");
+        guest.send(0x10, b"before");
+        let (mut host, _) = listener.accept().unwrap();
+        assert_eq!(guest.receive(now).0, 0x10);
+        let mut read = [0; 6];
+        host.read_exact(&mut read).unwrap();
+        assert_eq!(&read, b"before");
+        for _ in 0..31 {
+            now += Duration::from_secs(60);
+            guest.stack.turn(now).unwrap();
+        }
+        guest.send(0x10, b"behind");
+        guest.stack.turn(now).unwrap();
+        host.read_exact(&mut read).unwrap();
+        assert_eq!(&read, b"behind");
+        assert_eq!(guest.receive(now).0, 0x10);
+        host.write_all(b"answer").unwrap();
+        assert_eq!(guest.receive(now).1, b"answer");
+    }
+
+    #[test]
+    fn a_refused_connection_leaves_nothing_but_a_line_in_the_log() {
+        let closed: SocketAddr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut guest = Guest::new(closed.port());
+        guest.send(2, b"");
+        assert_eq!(guest.receive(Instant::now()).0, 0x14, "refused");
+        let record = guest.stack.finish();
+        assert_eq!((record.contacts.len(), record.contacts[0].times), (1, 1));
     }
 }

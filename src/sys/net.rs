@@ -81,3 +81,16 @@ pub fn receive_descriptor(socket: BorrowedFd<'_>) -> io::Result<(u8, OwnedFd)> {
     let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
     Ok((byte[0], descriptor))
 }
+
+/// Has the C library keep allocations of this size and above in mappings of their own: they come
+/// zeroed without being touched, so that they take memory only as they are used, and give it back.
+/// By itself it stops doing so after the first one was freed.
+pub fn map_allocations_from(bytes: libc::c_int) {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it sets a number that later allocations look at.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, bytes);
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = bytes;
+}

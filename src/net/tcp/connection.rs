@@ -185,7 +185,8 @@ impl Connection {
 
     fn after_turn(&mut self, now: time::Instant) -> Turned {
         let state = self.socket().state();
-        if matches!(state, State::Closed | State::TimeWait) {
+        // Listening again is how smoltcp takes a handshake that the guest broke off.
+        if matches!(state, State::Closed | State::TimeWait | State::Listen) {
             return Turned::Ended;
         }
         if !self.established && self.socket().may_send() {

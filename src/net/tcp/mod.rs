@@ -32,7 +32,7 @@ const MOST_PENDING: usize = 1024;
 /// Bytes of each of a connection's two buffers. Only what is used of them takes memory.
 const BUFFER: usize = 512 << 10;
 /// The same where there are many connections.
-const SMALL_BUFFER: usize = 64 << 10;
+pub const SMALL_BUFFER: usize = 128 << 10;
 /// How many are many.
 const MANY: usize = 256;
 /// Connections taken from one published port before others get their turn.
