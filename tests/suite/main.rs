@@ -8,6 +8,7 @@ mod docker;
 mod exec;
 mod kernel;
 mod leftovers;
+mod network;
 mod others;
 mod parity;
 mod sessions;

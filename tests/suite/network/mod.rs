@@ -1,0 +1,101 @@
+//! The network of each kind of machine, with real programs and real sockets at both ends.
+
+mod dns;
+mod hostile;
+mod options;
+mod policy;
+mod programs;
+mod publish;
+mod tcp;
+mod udp;
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use crate::support::{Place, Ran, kernel};
+
+/// What both ends of a test share.
+const PEER: &str = include_str!("peer.py");
+
+/// Runs a test on every kind of machine that has a network of its own and starts here. One that
+/// does not start is named; where `SEKEXE_TEST_REQUIRE` names it, the test fails.
+pub fn on_each_machine(test: impl Fn(&Place)) {
+    for isolation in ["uml", "namespaces"] {
+        let place = Place::new_in("/var/tmp").with_isolation(Some(isolation));
+        let started = match isolation {
+            "uml" if kernel("7.3").is_none() => Err("no guest kernel in the cache".to_owned()),
+            _ => {
+                let ran = place.exec_with(["--network", "none", "--", "true"]);
+                if ran.status == 0 { Ok(()) } else { Err(ran.stderr) }
+            }
+        };
+        match started {
+            Ok(()) => {
+                eprintln!("on {isolation}");
+                test(&place);
+            }
+            Err(why) => {
+                let required = std::env::var("SEKEXE_TEST_REQUIRE").unwrap_or_default();
+                let is_required = required.split(',').any(|word| word == isolation || word == "all");
+                assert!(!is_required, "this test requires {isolation}: {why}");
+                eprintln!("skipped on {isolation}: {why}");
+            }
+        }
+    }
+}
+
+/// A Python program on the host that listens and says what it saw.
+pub struct Host {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    pub port: String,
+}
+
+impl Host {
+    /// Starts it; its first line is its port.
+    pub fn start(code: &str) -> Self {
+        let mut child = Command::new("python3")
+            .args(["-c", &format!("{PEER}\n{code}")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 starts");
+        let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+        let mut port = String::new();
+        stdout.read_line(&mut port).expect("its port");
+        Self { child, stdout, port: port.trim().to_owned() }
+    }
+
+    /// Waits for its end and fails unless it said this.
+    #[track_caller]
+    pub fn said(mut self, expected: &str) {
+        let mut said = String::new();
+        self.stdout.read_to_string(&mut said).expect("its output");
+        assert_eq!(said.trim_end(), expected);
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs Python in a machine, with the host's port open to it.
+pub fn python(place: &Place, options: &[&str], port: &str, code: &str) -> Ran {
+    let code = format!("{PEER}\n{code}");
+    let opened = if port.is_empty() { vec![] } else { vec!["--host-loopback", port] };
+    let port = if port.is_empty() { "0" } else { port };
+    let run = ["--", "python3", "-c", &code, port];
+    place.exec_with(opened.iter().chain(options).chain(&run))
+}
+
+/// Resident memory of a process in bytes, and how many descriptors it has open.
+pub fn holds(pid: u32) -> (u64, usize) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("its files").count();
+    (kib << 10, files)
+}

@@ -1,0 +1,239 @@
+//! Connections: every byte, every end, every error, and not more memory than that takes.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
+
+use super::{Host, PEER, holds, on_each_machine, python};
+use crate::support::require;
+
+#[test]
+fn a_gigabyte_arrives_whole_in_each_direction() {
+    require!(python3);
+    on_each_machine(|place| {
+        let host = Host::start(
+            "s = listen()
+c, _ = s.accept()
+print(*receive(c))
+c, _ = s.accept()
+print(send_numbers(c, 1 << 30))",
+        );
+        let code = "s = connect()
+print(1 << 30, send_numbers(s, 1 << 30))
+s.close()
+print(*receive(connect()))";
+        let ran = python(place, &[], &host.port, code).ended_with(0);
+        let lines: Vec<&str> = ran.stdout.lines().collect();
+        assert_eq!(lines[0], lines[1], "the two ends sent the same");
+        host.said(&format!("{}\n{}", lines[0], lines[1].split(' ').nth(1).unwrap()));
+    });
+}
+
+#[test]
+fn each_side_can_finish_while_the_other_goes_on() {
+    require!(python3);
+    on_each_machine(|place| {
+        let host = Host::start(
+            "s = listen()
+c, _ = s.accept()
+print(receive(c)[0]); c.sendall(b'answer'); c.close()
+c, _ = s.accept()
+c.shutdown(socket.SHUT_WR)
+print(receive(c)[0])",
+        );
+        let code = "s = connect()
+s.sendall(b'question'); s.shutdown(socket.SHUT_WR)
+print(receive(s)[0])
+s = connect()
+print(receive(s)[0]); s.sendall(b'late'); s.close()";
+        assert_eq!(python(place, &[], &host.port, code).ended_with(0).stdout, "6\n0\n");
+        host.said("8\n4");
+    });
+}
+
+#[test]
+fn a_reset_reaches_the_other_side() {
+    require!(python3);
+    on_each_machine(|place| {
+        let host = Host::start(
+            "s = listen()
+c, _ = s.accept(); c.recv(1); reset(c)
+c, _ = s.accept(); c.sendall(b'x'); print(error_of(lambda: receive(c)))",
+        );
+        let code = "s = connect(); s.sendall(b'x')
+print(error_of(lambda: receive(s)))
+s = connect(); s.recv(1); reset(s)";
+        assert_eq!(python(place, &[], &host.port, code).ended_with(0).stdout, "ECONNRESET\n");
+        host.said("ECONNRESET");
+    });
+}
+
+#[test]
+fn nobody_listening_is_a_refusal_within_50_ms() {
+    require!(python3);
+    on_each_machine(|place| {
+        let closed = Host::start("listen().close()");
+        let code = "best = 1
+for _ in range(5):
+    started = time.monotonic()
+    print(error_of(lambda: connect()))
+    best = min(best, time.monotonic() - started)
+print(best < 0.05)";
+        let port = closed.port.clone();
+        closed.said("");
+        let ran = python(place, &[], &port, code).ended_with(0);
+        assert_eq!(ran.stdout, "ECONNREFUSED\n".repeat(5) + "True\n");
+    });
+}
+
+/// Where there is no way, or nobody, the guest sees what the host itself would have seen.
+#[test]
+fn dead_ends_have_the_hosts_errno() {
+    require!(python3);
+    let code = "def attempt(address):
+    s = socket.socket(socket.AF_INET6 if ':' in address else socket.AF_INET)
+    s.settimeout(8)
+    return error_of(lambda: s.connect((address, 9))).replace('timeout', 'TimeoutError')
+for address in ['192.0.2.253', 'fd00::fffe', '203.0.113.253', '2001:db8::1']:
+    print(address, attempt(address))";
+    let host = std::process::Command::new("python3").args(["-c", &format!("{PEER}\n{code}")]).output();
+    let expected = String::from_utf8(host.unwrap().stdout).unwrap();
+    on_each_machine(|place| {
+        let ran = python(place, &[], "", code).ended_with(0);
+        assert_eq!(ran.stdout, expected);
+    });
+}
+
+#[test]
+fn a_thousand_connections_live_at_once_in_little_memory() {
+    require!(python3);
+    on_each_machine(|place| {
+        let host = Host::start(
+            "import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+s = listen()
+all = [s.accept()[0] for _ in range(1000)]
+for c in all: c.sendall(c.recv(100))
+print(len(all))",
+        );
+        // The first line says that all are there; then we look, and let it go on.
+        let code = format!(
+            "{PEER}
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+print('begin', flush=True); input()
+all = [connect() for _ in range(1000)]
+print('there', flush=True); input()
+for n, s in enumerate(all): s.sendall(str(n).encode())
+print(all and [s.recv(100).decode() for s in all] == [str(n) for n in range(1000)])"
+        );
+        let mut command = place.sekexe(["exec", "--host-loopback", &host.port, "--"]);
+        command.args(["python3", "-c", &code, &host.port]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "begin");
+        let before = holds(child.id()).0;
+        input.write_all(b"\n").unwrap();
+        assert_eq!(lines.next().unwrap().unwrap(), "there");
+        let grown = holds(child.id()).0.saturating_sub(before);
+        assert!(grown <= 60 << 20, "grown by {} MiB", grown >> 20);
+        input.write_all(b"\n").unwrap();
+        assert_eq!(lines.next().unwrap().unwrap(), "True");
+        assert!(child.wait().unwrap().success());
+        host.said("1000");
+    });
+}
+
+#[test]
+fn ten_thousand_connections_one_after_another_leave_nothing() {
+    require!(python3);
+    on_each_machine(|place| {
+        let host = Host::start(
+            "s = listen()
+for n in range(11000):
+    c, _ = s.accept(); c.sendall(c.recv(1)); c.recv(1); c.close()
+print('done')",
+        );
+        let code = format!(
+            "{PEER}
+address = (gateway(), PORT)
+def some(count):
+    for _ in range(count):
+        s = socket.create_connection(address); s.sendall(b'x'); assert s.recv(1) == b'x'; s.close()
+some(1000)
+print('begin', flush=True); input()
+some(10000)
+print('end', flush=True); input()"
+        );
+        let mut command = place.sekexe(["exec", "--host-loopback", &host.port, "--"]);
+        command.args(["python3", "-c", &code, &host.port]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "begin");
+        let (memory, files) = holds(child.id());
+        input.write_all(b"\n").unwrap();
+        assert_eq!(lines.next().unwrap().unwrap(), "end");
+        let (memory_after, files_after) = holds(child.id());
+        assert!(files_after <= files + 2, "{files} descriptors, then {files_after}");
+        let grown = memory_after.saturating_sub(memory);
+        assert!(grown <= 4 << 20, "grown by {} KiB", grown >> 10);
+        input.write_all(b"\n").unwrap();
+        assert!(child.wait().unwrap().success());
+        host.said("done");
+    });
+}
+
+/// Pushes until nothing has gone for a second, and says how much went.
+const STALL: &str = "def stall(s):
+    s.setblocking(False)
+    sent = 0
+    while select.select([], [s], [], 1)[1]:
+        try: sent += s.send(bytes(1 << 16))
+        except BlockingIOError: pass
+    return sent";
+
+#[test]
+fn a_reader_that_stalls_stops_the_writer() {
+    require!(python3);
+    on_each_machine(|place| {
+        let host = Host::start(&format!(
+            "{STALL}
+s = listen()
+c, _ = s.accept(); s2, _ = s.accept()
+print(stall(s2) <= 16 << 20, flush=True)
+time.sleep(3)"
+        ));
+        let code = format!(
+            "{STALL}
+a = connect(); b = connect()
+print(stall(a) <= 16 << 20)
+time.sleep(2)"
+        );
+        assert_eq!(python(place, &[], &host.port, &code).ended_with(0).stdout, "True\n");
+        host.said("True");
+    });
+}
+
+#[test]
+fn ipv6_is_there_where_the_host_has_it() {
+    require!(python3);
+    on_each_machine(|place| {
+        let host = Host::start(
+            "s = listen(address='::1')
+c, _ = s.accept(); print(receive(c)[0])",
+        );
+        let code =
+            "addresses = [a[4] for a in socket.getaddrinfo(HOST, PORT, socket.AF_INET6, socket.SOCK_STREAM)]
+if addresses:
+    s = socket.socket(socket.AF_INET6); s.connect(addresses[0]); s.sendall(bytes(100000)); s.close()
+    print('sent')";
+        let ran = python(place, &[], &host.port, code);
+        // A host without IPv6 has not given its name an address of that kind.
+        if ran.stdout == "sent\n" {
+            host.said("100000");
+        } else {
+            assert!(ran.stderr.contains("gaierror"), "{}", ran.stderr);
+        }
+    });
+}
