@@ -84,7 +84,7 @@ fn set_up_guest(boot: &Boot, guest: &Guest, warnings: &mut Vec<String>) -> Resul
     root::enter()?;
     devices::guest::mount_all()?;
     control_groups::set_up(boot.max_tasks, warnings);
-    network::set_up(boot, warnings)?;
+    network::set_up(boot, true, warnings)?;
     if let Some(device) = &guest.swap {
         sys::swap_on(device).unwrap_or_else(|e| warnings.push(format!("no swap: {e}")));
     }
@@ -113,11 +113,11 @@ fn set_up_namespaces(boot: &Boot, namespaces: &Namespaces, warnings: &mut Vec<St
             false
         }
     };
-    seal::apply(&namespaces.seal)?;
+    seal::apply(&namespaces.seal, namespaces.host_network)?;
     if namespaces.seal == Seal::UserNamespace {
         devices::namespaces::mount_owned(Path::new("/"), namespaces)?;
     }
-    network::set_up(boot, warnings)?;
+    network::set_up(boot, !namespaces.host_network, warnings)?;
     seccomp::install(boot.deny_io_uring).context("install the filter of system calls")?;
     Ok(Ways {
         counters: if counted { Counters::Group } else { Counters::None },

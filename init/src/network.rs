@@ -19,9 +19,13 @@ const CARD: &str = "eth0";
 /// The other end of the pair, where the card is one.
 const PEER: &str = "eth0-outside";
 
-/// Gives the machine its name, its loopback and its card. What fails is a warning.
-pub fn set_up(boot: &Boot, warnings: &mut Vec<String>) -> Result<()> {
+/// Gives the machine its name, and where the network is its own, its loopback and its card. What
+/// fails is a warning.
+pub fn set_up(boot: &Boot, own_network: bool, warnings: &mut Vec<String>) -> Result<()> {
     sethostname(OsStr::from_bytes(&boot.hostname)).context("set the host name")?;
+    if !own_network {
+        return Ok(());
+    }
     sys::interface_up("lo").unwrap_or_else(|e| warnings.push(format!("no loopback: {e:#}")));
     if let Some(card) = &boot.network {
         raise_card(card).unwrap_or_else(|e| warnings.push(format!("no network: {e:#}")));

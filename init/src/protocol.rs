@@ -291,6 +291,8 @@ pub struct Namespaces {
     pub in_user_namespace: bool,
     /// Whether users other than root exist inside.
     pub many_users: bool,
+    /// Whether the network is the host's.
+    pub host_network: bool,
     /// Whether the control group that the machine was born in is its own.
     pub own_group: bool,
 }

@@ -35,16 +35,16 @@ const KEPT: [u64; 13] = [
 ];
 
 /// Applies the seal. Afterwards the machine has every namespace that it is to have.
-pub fn apply(seal: &Seal) -> Result<()> {
+pub fn apply(seal: &Seal, host_network: bool) -> Result<()> {
     match seal {
         Seal::Open => Ok(()),
-        Seal::UserNamespace => move_on(),
+        Seal::UserNamespace => move_on(host_network),
         Seal::Capabilities => sys::limit_capabilities(&KEPT).context("give capabilities up"),
     }
 }
 
 /// Moves into a second user namespace, and into those that shall belong to it.
-fn move_on() -> Result<()> {
+fn move_on(host_network: bool) -> Result<()> {
     let maps = ["uid_map", "gid_map"].map(|name| (name, same_ids(name)));
     // The maps are written from the first namespace, where the rights to the ids are.
     let (go, signal_go) = pipe().context("create a pipe")?;
@@ -54,13 +54,12 @@ fn move_on() -> Result<()> {
         told && written
     })
     .context("start the writer of the maps")?;
-    let unshared = unshare(
-        CloneFlags::CLONE_NEWUSER
-            | CloneFlags::CLONE_NEWNS
-            | CloneFlags::CLONE_NEWNET
-            | CloneFlags::CLONE_NEWIPC
-            | CloneFlags::CLONE_NEWUTS,
-    );
+    let mut fresh = CloneFlags::CLONE_NEWUSER
+        | CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS;
+    fresh.set(CloneFlags::CLONE_NEWNET, !host_network);
+    let unshared = unshare(fresh);
     if unshared.is_ok() {
         let _ = write(&signal_go, b"1");
     }

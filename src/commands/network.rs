@@ -15,6 +15,7 @@ use crate::cli::network::{NetworkArgs, NetworkKind};
 use crate::machine::card::MTU;
 use crate::net::policy::Policy;
 use crate::net::{self, Addresses, Fate, Protocol, Record, Settings, proxy};
+use crate::plan::Machine;
 
 /// Where the host's resolvers stand.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -28,20 +29,23 @@ const NAMED: usize = 5;
 pub fn prepare(
     args: &NetworkArgs,
     env: &Environment,
+    machine: &Machine,
     variables: &mut [(OsString, OsString)],
 ) -> Result<Option<Settings>> {
     match args.network {
         NetworkKind::User => {}
-        NetworkKind::None => {
-            if !(args.publish.is_empty() && args.host_loopback.is_empty()) {
-                bail!("--network none: there is nothing to publish or to reach; leave --network out");
-            }
-            return Ok(None);
+        NetworkKind::None if *machine == Machine::None => {
+            bail!("--network none: nothing keeps the command from your network; leave --isolation none out")
         }
-        NetworkKind::Host => bail!(
+        NetworkKind::None => return without(args, "--network none"),
+        NetworkKind::Host if *machine == Machine::Guest => bail!(
             "--network host: a guest kernel has a network of its own and cannot use this machine's; leave it \
              out, and open ports of the loopback with --host-loopback"
         ),
+        NetworkKind::Host => return without(args, "--network host"),
+    }
+    if *machine == Machine::None {
+        return without(args, "--isolation none");
     }
     let addresses = Addresses::choose(&net::host_addresses());
     let mut host_loopback: BTreeSet<u16> = args.host_loopback.iter().copied().collect();
@@ -67,6 +71,26 @@ pub fn prepare(
         resolv_conf: PathBuf::from(RESOLV_CONF),
         log_everything: args.log_network,
     }))
+}
+
+/// No network of ours, where nothing was asked of it.
+fn without(args: &NetworkArgs, why: &str) -> Result<Option<Settings>> {
+    let asked = [
+        (args.publish.is_empty(), "--publish"),
+        (args.host_loopback.is_empty(), "--host-loopback"),
+        (args.allow_net.is_empty(), "--allow-net"),
+        (args.deny_net.is_empty(), "--deny-net"),
+        (!args.log_network, "--log-network"),
+    ];
+    match asked.into_iter().find(|(unused, _)| !unused) {
+        Some((_, option)) => bail!("{why}: there is no network for {option}; leave one of them out"),
+        None => Ok(None),
+    }
+}
+
+/// What names a machine has to know that uses the host's network: the host's, wherever they stand.
+pub fn additions_of_host() -> Additions {
+    Additions { hosts: Vec::new(), resolv_conf: fs::read_to_string(RESOLV_CONF).ok() }
 }
 
 /// What the init does with the machine's card.

@@ -57,6 +57,8 @@ pub struct Request {
     pub as_root: bool,
     /// Whether the machine's root is the host's.
     pub host_rootfs: bool,
+    /// Whether its network is the host's.
+    pub host_network: bool,
     /// Whether paths are to be hidden or protected, or system calls closed.
     pub guarded: bool,
 }
@@ -72,6 +74,7 @@ impl Default for Request {
             needs: Vec::new(),
             as_root: true,
             host_rootfs: true,
+            host_network: false,
             guarded: false,
         }
     }
@@ -185,7 +188,9 @@ pub fn choose(request: &Request, capabilities: &Capabilities) -> Result<Choice, 
             let guest = |_| chosen(Machine::Guest, "--isolation uml asks for it");
             guest_is_possible(capabilities, "--isolation uml").map(guest)
         }
-        Isolation::Namespaces => choose_namespaces(request, capabilities),
+        Isolation::Namespaces => choose_namespaces("--isolation namespaces", request, capabilities),
+        // A guest's kernel has a network of its own.
+        Isolation::Auto if request.host_network => choose_namespaces("--network host", request, capabilities),
         Isolation::Auto => choose_freely(request, capabilities),
     }
 }
@@ -238,20 +243,19 @@ fn choose_freely(request: &Request, capabilities: &Capabilities) -> Result<Choic
     })
 }
 
-fn choose_namespaces(request: &Request, capabilities: &Capabilities) -> Result<Choice, Refusal> {
-    const ASKED: &str = "--isolation namespaces";
+fn choose_namespaces(asked: &str, request: &Request, capabilities: &Capabilities) -> Result<Choice, Refusal> {
     if let Some(reason) = wants_guest(request) {
-        return Err(Refusal::new(format!("{ASKED}: {reason}"), "leave one of them out"));
+        return Err(Refusal::new(format!("{asked}: {reason}"), "leave one of them out"));
     }
     if let Some(lack) = namespaces::lacks(request, capabilities).first() {
-        let what = format!("{ASKED}: namespaces lack {} here", lack.what);
+        let what = format!("{asked}: namespaces lack {} here", lack.what);
         return Err(Refusal::denied(&what, &lack.why, "try --isolation auto"));
     }
     let reason = match namespaces::is_read_only(capabilities) {
         true => {
-            "--isolation namespaces asks for them; overlays are refused, so most of the root is read-only"
+            format!("{asked} asks for them; overlays are refused, so most of the root is read-only")
         }
-        false => "--isolation namespaces asks for them",
+        false => format!("{asked} asks for them"),
     };
     Ok(chosen(Machine::Namespaces(namespaces::plan(request, capabilities)?), reason))
 }

@@ -30,6 +30,8 @@ pub struct Plan {
     pub host_root: bool,
     /// Whether users other than root exist inside: whoever exists here, or subordinate ids.
     pub many_users: bool,
+    /// Whether the network is the host's.
+    pub host_network: bool,
     /// Whether the root is made of overlays; otherwise it is read-only.
     pub overlays: bool,
     /// Whether it gets clocks of its own.
@@ -203,6 +205,7 @@ pub fn plan(request: &Request, capabilities: &Capabilities) -> Result<Plan, Refu
         seal,
         can_seal,
         host_root: capabilities.root,
+        host_network: request.host_network,
         many_users: match foundation {
             Foundation::HostRoot => capabilities.other_users,
             Foundation::UserNamespace => found.subordinate_ids.is_yes() && !capabilities.root,

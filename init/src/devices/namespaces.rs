@@ -54,9 +54,9 @@ pub fn mount_below(root: &Path, namespaces: &Namespaces) -> Result<()> {
     super::complete(&dev);
 
     attach("proc", root.join("proc"), NOTHING, "")?;
-    if namespaces.seal == Seal::UserNamespace {
+    if namespaces.seal == Seal::UserNamespace || namespaces.host_network {
         // The network of the machine is still to come, and with it the right to a `sysfs` of its
-        // own, which then covers this one.
+        // own, which then covers this one; or it never comes.
         let host = open(&Path::new(HOST).join("sys"), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
         fs::create_dir_all(root.join("sys")).context("create /sys")?;
         match namespaces.in_user_namespace {
@@ -69,7 +69,8 @@ pub fn mount_below(root: &Path, namespaces: &Namespaces) -> Result<()> {
             // The seal locks this one, and then the kernel refuses every `sysfs` that could be written.
             mounts::set(&root.join("sys"), Attributes::READ_ONLY).context("protect /sys")?;
         }
-    } else {
+    }
+    if namespaces.seal != Seal::UserNamespace {
         mount_owned(root, namespaces)?;
     }
     if namespaces.host_root {
@@ -82,7 +83,9 @@ pub fn mount_below(root: &Path, namespaces: &Namespaces) -> Result<()> {
 pub fn mount_owned(root: &Path, namespaces: &Namespaces) -> Result<()> {
     // The host's root could change the whole kernel by it.
     let flags = if namespaces.host_root { NOTHING | MsFlags::MS_RDONLY } else { NOTHING };
-    attach("sysfs", root.join("sys"), flags, "")?;
+    if !namespaces.host_network {
+        attach("sysfs", root.join("sys"), flags, "")?;
+    }
     attach("mqueue", root.join("dev/mqueue"), NOTHING, "")
 }
 

@@ -18,6 +18,7 @@ use sekexe_init::protocol::WindowSize;
 
 use super::{Environment, Messages, network};
 use crate::cli::exec::MachineArgs;
+use crate::cli::network::NetworkKind;
 use crate::exposure::{self, Exposure, Wish};
 use crate::machine::{Access, hidden};
 use crate::net;
@@ -93,7 +94,6 @@ impl<'a> Job<'a> {
             }
         }
         let mut variables = environment::variables(args, env)?;
-        let network = network::prepare(&args.network, env, &mut variables)?;
         let request = request(args, &rootfs);
         let capabilities = means::capabilities(&request, env)?;
         let Choice { machine, reason, fall_back } = plan::choose(&request, &capabilities)?;
@@ -104,6 +104,7 @@ impl<'a> Job<'a> {
         if args.verbose {
             messages.note(format_args!("{}: {reason}", means::name_of(&machine)));
         }
+        let network = network::prepare(&args.network, env, &machine, &mut variables)?;
         // Namespaces come to be while we work out what is to be in them.
         let chosen = Chosen::begin(machine, env, network.is_some());
 
@@ -157,6 +158,7 @@ fn request(args: &MachineArgs, rootfs: &Path) -> plan::Request {
         kernel: args.kernel.is_some() || args.profile.is_some() || args.kernel_log.is_some(),
         needs: args.needs(),
         as_root: matches!(args.user.as_str(), "root" | "0" | "0:0" | "root:root"),
+        host_network: args.network.network == NetworkKind::Host,
         host_rootfs: rootfs == Path::new("/"),
         guarded: args.ro || !(args.rw.is_empty() && args.hide.is_empty() && args.deny.is_empty()),
     }

@@ -169,7 +169,11 @@ impl Prepared<'_> {
         }
         let card = machine.card.take();
         let additions = self.network.as_ref().map(|settings| network::additions(&settings.addresses));
-        shadows.extend(names::shadows(&self.access.rootfs, &additions.unwrap_or_default()));
+        let additions = match plan.host_network {
+            true => network::additions_of_host(),
+            false => additions.unwrap_or_default(),
+        };
+        shadows.extend(names::shadows(&self.access.rootfs, &additions));
         let mut boot = self.boot_message(shadows, plan.writable, plan.max_tasks, ground);
         boot.network = card
             .as_ref()
@@ -211,9 +215,10 @@ impl Prepared<'_> {
 
     /// The probe said yes and the start said no: a guest takes the namespaces' place, once.
     fn fall_back(&mut self, error: &anyhow::Error, window_size: Option<SizeOf>) -> Result<Up> {
-        if self.request.isolation != Isolation::Auto {
-            return Err(anyhow!("{error:#}")
-                .context("--isolation namespaces: the machine did not start; see sekexe-ci detect"));
+        if self.request.isolation != Isolation::Auto || self.request.host_network {
+            return Err(
+                anyhow!("{error:#}").context("the namespaces machine did not start; see sekexe-ci detect")
+            );
         }
         let fall_back =
             crate::plan::FallBack { missing: format!("they did not start: {error:#}"), remedy: None };

@@ -96,6 +96,7 @@ pub fn ground(plan: &Plan, layers: Layers) -> protocol::Namespaces {
         seal: plan.seal.clone(),
         host_root: plan.host_root,
         in_user_namespace: plan.in_user_namespace,
+        host_network: plan.host_network,
         many_users: plan.many_users,
         own_group: false,
     }
@@ -106,7 +107,8 @@ pub fn ground(plan: &Plan, layers: Layers) -> protocol::Namespaces {
 fn flags(plan: &Plan) -> Flags {
     let mut flags = Flags::MOUNT | Flags::PID | Flags::CGROUP;
     flags.set(Flags::USER, plan.foundation == Foundation::UserNamespace);
-    flags.set(Flags::NET | Flags::IPC | Flags::UTS, plan.seal != Seal::UserNamespace);
+    flags.set(Flags::IPC | Flags::UTS, plan.seal != Seal::UserNamespace);
+    flags.set(Flags::NET, plan.seal != Seal::UserNamespace && !plan.host_network);
     flags.set(Flags::TIME, plan.time);
     flags
 }

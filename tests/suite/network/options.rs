@@ -50,7 +50,7 @@ fn without_a_network_there_is_loopback_only() {
 fn the_hosts_network_is_there_only_where_it_is_asked_for() {
     require!(python3);
     on_each_machine(|place| {
-        if place.isolation() != Some("namespaces") {
+        if place.kind() != "namespaces" {
             return;
         }
         let script = "python3 -c 'import socket; print(sorted(n for _, n in socket.if_nameindex()))'";
