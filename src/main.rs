@@ -21,7 +21,11 @@ fn main() -> ExitCode {
             // Help and version are asked for and are no failure.
             let failed = error.use_stderr();
             let _ = error.print();
-            if failed { status::OURS.into() } else { ExitCode::SUCCESS }
+            if !failed {
+                return ExitCode::SUCCESS;
+            }
+            commands::tell_of_bad_usage(&error.to_string());
+            status::OURS.into()
         }
     }
 }

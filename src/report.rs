@@ -247,19 +247,30 @@ pub fn failed_result(error: &anyhow::Error) -> Value {
     })
 }
 
-fn outcome(outcome: &Outcome) -> Value {
+/// The result file's word for an outcome.
+pub fn outcome_kind(outcome: &Outcome) -> &'static str {
     match outcome {
-        Outcome::Exited(code) => json!({ "kind": "exited", "code": code }),
-        Outcome::Signalled(signal) => json!({ "kind": "signalled", "signal": signal }),
-        Outcome::OutOfMemory(code) => json!({ "kind": "out-of-memory", "code": code }),
-        Outcome::TimedOut => json!({ "kind": "timed-out" }),
-        Outcome::NeverStarted(failure) => {
-            json!({ "kind": "never-started", "stage": failure.stage, "reason": failure.reason, "errno": failure.errno })
-        }
-        Outcome::MachineDied(failure) => {
-            json!({ "kind": "machine-died", "stage": failure.stage, "reason": failure.reason })
-        }
+        Outcome::Exited(_) => "exited",
+        Outcome::Signalled(_) => "signalled",
+        Outcome::OutOfMemory(_) => "out-of-memory",
+        Outcome::TimedOut => "timed-out",
+        Outcome::NeverStarted(_) => "never-started",
+        Outcome::MachineDied(_) => "machine-died",
     }
+}
+
+fn outcome(outcome: &Outcome) -> Value {
+    let mut value = match outcome {
+        Outcome::Exited(code) | Outcome::OutOfMemory(code) => json!({ "code": code }),
+        Outcome::Signalled(signal) => json!({ "signal": signal }),
+        Outcome::TimedOut => json!({}),
+        Outcome::NeverStarted(failure) => {
+            json!({ "stage": failure.stage, "reason": failure.reason, "errno": failure.errno })
+        }
+        Outcome::MachineDied(failure) => json!({ "stage": failure.stage, "reason": failure.reason }),
+    };
+    value["kind"] = outcome_kind(outcome).into();
+    value
 }
 
 fn milliseconds(time: Duration) -> f64 {

@@ -1,8 +1,6 @@
 //! Our own events as annotations: how the command ended, if not by itself, and what worked less well
 //! than asked for. A plain exit status is no event: whoever runs us reports that.
 
-use sekexe_init::protocol::Outcome;
-
 use super::annotation::{Annotation, Level};
 
 /// Who says so.
@@ -13,8 +11,8 @@ const QUOTED: usize = 12;
 /// How a command ended.
 #[derive(Debug, Clone, Copy)]
 pub struct End<'a> {
-    /// How.
-    pub outcome: &'a Outcome,
+    /// The result file's word for how, unless it ended by itself.
+    pub kind: Option<&'a str>,
     /// That in words.
     pub line: Option<&'a str>,
     /// What the machine printed last, if it died.
@@ -27,15 +25,7 @@ pub struct End<'a> {
 
 /// What is to be told.
 pub fn of(end: &End<'_>) -> Vec<Annotation> {
-    let code = match end.outcome {
-        Outcome::Exited(_) => None,
-        Outcome::Signalled(_) => Some("signalled"),
-        Outcome::OutOfMemory(_) => Some("out-of-memory"),
-        Outcome::TimedOut => Some("timed-out"),
-        Outcome::NeverStarted(_) => Some("never-started"),
-        Outcome::MachineDied(_) => Some("machine-died"),
-    };
-    let outcome = code.zip(end.line).map(|(code, line)| {
+    let outcome = end.kind.zip(end.line).map(|(code, line)| {
         let quoted = &end.last_lines[end.last_lines.len().saturating_sub(QUOTED)..];
         let lines: Vec<&str> = std::iter::once(line).chain(quoted.iter().map(String::as_str)).collect();
         Annotation { code: Some(code.into()), ..Annotation::new(Level::Error, SOURCE, lines.join("\n")) }
@@ -53,23 +43,20 @@ pub fn of(end: &End<'_>) -> Vec<Annotation> {
 
 #[cfg(test)]
 mod tests {
-    use sekexe_init::protocol::Failure;
-
     use super::*;
 
     #[test]
     fn what_the_command_did_itself_is_no_event() {
         let line = Some("the command exited with status 1");
-        let end = End { outcome: &Outcome::Exited(1), line, last_lines: &[], fall_back: None, warnings: &[] };
+        let end = End { kind: None, line, last_lines: &[], fall_back: None, warnings: &[] };
         assert!(of(&end).is_empty());
     }
 
     #[test]
     fn a_machine_that_died_is_quoted() {
-        let failure = Failure { stage: "guest kernel".into(), reason: "panic".into(), errno: 0 };
         let lines: Vec<String> = (0..30).map(|n| format!("[ {n} ] trace")).collect();
         let events = of(&End {
-            outcome: &Outcome::MachineDied(failure),
+            kind: Some("machine-died"),
             line: Some("it died"),
             last_lines: &lines,
             fall_back: Some("no user namespaces"),

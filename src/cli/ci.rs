@@ -48,6 +48,9 @@ pub struct CiArgs {
     /// Keep the CI from obeying what the command prints
     #[arg(long)]
     pub fence_commands: bool,
+    /// Add how it ended to a file as NAME=VALUE lines, such as GITHUB_OUTPUT takes
+    #[arg(long, value_name = "FILE")]
+    pub outputs: Option<PathBuf>,
     /// Add a summary in Markdown to a file [default: where the CI shows one]
     #[arg(long, value_name = "FILE")]
     pub summary: Option<PathBuf>,

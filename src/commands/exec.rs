@@ -31,7 +31,7 @@ fn execute(args: &ExecArgs, env: &Environment) -> Result<Status> {
     let mut face = Face::new(args, env)?;
     let done = run_before(&mut face, args, env);
     if let (Err(error), Some(face)) = (&done, &face) {
-        face.fail(error);
+        face.fail(error)?;
     }
     done
 }

@@ -106,6 +106,12 @@ pub fn run(cli: &Cli) -> Status {
     })
 }
 
+/// Tells the CI, where this is a job of one, what is wrong with what was typed.
+pub fn tell_of_bad_usage(error: &str) {
+    let first = error.lines().next().unwrap_or_default();
+    face::complain(first.trim_start_matches("error: "), &Environment::read(Color::Never));
+}
+
 fn dispatch(cli: &Cli, env: &Environment) -> Result<Status> {
     match &cli.command {
         Command::Exec(args) => exec::run(args, env),

@@ -58,6 +58,17 @@ pub enum Kind {
     None,
 }
 
+impl Kind {
+    /// Its name in options and results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Uml => "uml",
+            Self::Namespaces => "namespaces",
+            Self::None => "none",
+        }
+    }
+}
+
 /// A started machine, not necessarily set up yet.
 pub struct Machine {
     /// Which kind it is.

@@ -1,5 +1,6 @@
 //! The integration tests: our program as a process, on the real kernels of this machine.
 
+mod action;
 mod bad_input;
 mod ci;
 mod confinement;

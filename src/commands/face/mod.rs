@@ -29,6 +29,7 @@ use crate::ci::{events, selection, summary};
 use crate::cli::ci::{ALL, AUTO, CiArgs, NONE};
 use crate::cli::exec::{ExecArgs, MachineArgs};
 use crate::machine::hidden;
+use crate::report::status;
 use crate::session::Output;
 use crate::step;
 use crate::sys::pipe;
@@ -50,6 +51,7 @@ pub struct Face {
     group: Option<(String, SystemTime)>,
     token: Option<String>,
     summary: Option<PathBuf>,
+    outputs: Option<PathBuf>,
     title: String,
     places: Places,
     reports: Reports,
@@ -66,6 +68,8 @@ pub struct Ending {
     pub line: Option<String>,
     /// From the command's start to its end.
     pub command_time: Duration,
+    /// Facts for other steps.
+    pub outputs: Vec<(&'static str, String)>,
     /// Facts for the summary.
     pub facts: Vec<(&'static str, Option<String>)>,
 }
@@ -74,7 +78,7 @@ impl Face {
     /// The face that was asked for, or that the CI has; nothing where there is neither.
     pub fn new(args: &ExecArgs, env: &Environment) -> Result<Option<Self>> {
         let ExecArgs { ci: args, machine, .. } = args;
-        let lookup = |name: &str| env.get(name).and_then(|value| value.to_str()).map(str::to_owned);
+        let lookup = lookup(env);
         let reports = Reports::new(args)?;
         let findings = !args.matchers.is_empty() || !args.matcher.is_empty() || reports.are_wanted();
         let asked = findings || args.group.is_some();
@@ -83,7 +87,8 @@ impl Face {
             NONE => None,
             name => provider::named(name),
         };
-        if provider.is_none() && args.summary.is_none() && !asked {
+        let files = args.summary.is_some() || args.outputs.is_some();
+        if provider.is_none() && !files && !asked {
             return Ok(None);
         }
         let workspace = provider.and_then(|ci| lookup(ci.workspace_variable()?)).map(PathBuf::from);
@@ -104,6 +109,7 @@ impl Face {
             group: args.group.clone().map(|title| (title, SystemTime::now())),
             summary: summary
                 .or_else(|| provider.and_then(|ci| lookup(ci.summary_variable()?)).map(PathBuf::from)),
+            outputs: args.outputs.clone(),
             provider,
             token,
             reports,
@@ -165,7 +171,7 @@ impl Face {
         self.reports.write(&all, ending, &self.title)?;
         let limits = self.provider.map_or(Limits::NONE, Provider::limits);
         let selected = selection::select(&all, more, limits);
-        let lookup = |name: &str| env.get(name).and_then(|value| value.to_str()).map(str::to_owned);
+        let lookup = lookup(env);
         let markdown = summary::markdown(&self.title, &ending.facts, &selected);
         if let Some(provider) = self.provider {
             for annotation in &selected.shown {
@@ -181,15 +187,23 @@ impl Face {
         if let Some(path) = &self.summary {
             complaints.extend(append(path, &markdown).err().map(words));
         }
+        self.put_out(&ending.outputs)?;
         Ok(complaints)
     }
 
     /// Says that nothing came of it.
-    pub fn fail(&self, error: &anyhow::Error) {
+    pub fn fail(&self, error: &anyhow::Error) -> Result<()> {
         if let Some(provider) = self.provider.filter(|provider| provider.name() != PLAIN.name()) {
             let annotation = Annotation::new(Level::Error, events::SOURCE, format!("{error:#}"));
             self.say(&provider.annotation(&annotation, self.color));
         }
+        self.put_out(&[("exit-code", status::OURS.to_string()), ("outcome", "failed".into())])
+    }
+
+    fn put_out(&self, outputs: &[(&str, String)]) -> Result<()> {
+        let Some(path) = &self.outputs else { return Ok(()) };
+        let lines = outputs.iter().map(|(name, value)| format!("{name}={value}\n"));
+        append(path, &lines.collect::<String>())
     }
 
     fn group(&self) -> Option<Group<'_>> {
@@ -202,15 +216,31 @@ impl Face {
     }
 
     fn say(&self, text: &str) {
-        // Nobody is left to tell when the stream is gone.
-        let _ = match self.stream {
-            Stream::Stdout => {
-                let mut stdout = std::io::stdout().lock();
-                stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
-            }
-            Stream::Stderr => std::io::stderr().write_all(text.as_bytes()),
-        };
+        say(self.stream, text);
     }
+}
+
+/// Tells the CI of an error where there is no face yet.
+pub fn complain(error: &str, env: &Environment) {
+    if let Some(provider) = provider::detect(&lookup(env)) {
+        let annotation = Annotation::new(Level::Error, events::SOURCE, error);
+        say(provider.stream(), &provider.annotation(&annotation, false));
+    }
+}
+
+fn lookup(env: &Environment) -> impl Fn(&str) -> Option<String> {
+    |name| env.get(name).and_then(|value| value.to_str()).map(str::to_owned)
+}
+
+fn say(stream: Stream, text: &str) {
+    // Nobody is left to tell when the stream is gone.
+    let _ = match stream {
+        Stream::Stdout => {
+            let mut stdout = std::io::stdout().lock();
+            stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+        }
+        Stream::Stderr => std::io::stderr().write_all(text.as_bytes()),
+    };
 }
 
 /// Values of variables whose names say that they are secrets.
@@ -326,7 +356,7 @@ fn run(post: &provider::Post) -> Result<()> {
 fn append(path: &Path, text: &str) -> Result<()> {
     let file = OpenOptions::new().create(true).append(true).open(path);
     file.and_then(|mut file| file.write_all(text.as_bytes()))
-        .with_context(|| format!("add the summary to {}", path.display()))
+        .with_context(|| format!("add to {}", path.display()))
 }
 
 fn words(error: anyhow::Error) -> String {

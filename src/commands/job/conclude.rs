@@ -83,7 +83,8 @@ impl Concluded {
         let peak = self.machine_end.map(|ended| plan::size(ended.peak_rss_bytes));
         Ending {
             events: events::of(&events::End {
-                outcome: &self.outcome,
+                kind: (!matches!(self.outcome, Outcome::Exited(_)))
+                    .then(|| report::outcome_kind(&self.outcome)),
                 line: line.as_deref(),
                 last_lines: &self.last_lines,
                 fall_back: self.facts.fall_back.as_deref(),
@@ -92,6 +93,13 @@ impl Concluded {
             failed: report::exit_status(&self.outcome) != 0,
             line: line.clone(),
             command_time: self.command_time,
+            outputs: vec![
+                ("exit-code", report::exit_status(&self.outcome).to_string()),
+                ("outcome", report::outcome_kind(&self.outcome).into()),
+                ("isolation", self.facts.kind.name().into()),
+                ("kernel-release", self.machine.release.clone()),
+                ("duration", format!("{:.3}", self.command_time.as_secs_f64())),
+            ],
             facts: vec![
                 ("outcome", Some(line.unwrap_or_else(|| "the command succeeded".into()))),
                 ("machine", Some(self.facts.to_string())),
