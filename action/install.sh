@@ -16,7 +16,7 @@ fetch() {
 [ "${RUNNER_OS:-Linux}" = Linux ] || fail "there is no sekexe-ci for $RUNNER_OS; use a Linux runner"
 
 if [ -n "${INPUT_BINARY:-}" ]; then
-    [ -x "$INPUT_BINARY" ] || fail "binary: $INPUT_BINARY cannot be executed; give the path of a program"
+    { [ -f "$INPUT_BINARY" ] && [ -x "$INPUT_BINARY" ]; } || fail "binary: $INPUT_BINARY cannot be executed; give the path of a program"
     program=$(realpath "$INPUT_BINARY")
 elif [ -z "${INPUT_VERSION:-}" ] && program=$(command -v sekexe-ci); then
     :

@@ -4,6 +4,8 @@ use std::fs;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use sekexe_init::protocol::Stream;
@@ -72,6 +74,13 @@ fn standard_input() -> Input {
     std::io::stdin().as_fd().try_clone_to_owned().map_or(Input::Null, Input::Fd)
 }
 
+/// Whether a script that is a path means the file's contents, as a CI's `shell:` with `{0}` gives it.
+/// As a command such a file could not be executed, so nothing else can be meant.
+fn is_script_file(path: &Path) -> bool {
+    path.is_absolute()
+        && path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 == 0)
+}
+
 /// What is to be run, read from wherever it is.
 fn work(args: &ExecArgs) -> Result<Work> {
     let script = match (&args.script, &args.script_file) {
@@ -79,6 +88,9 @@ fn work(args: &ExecArgs) -> Result<Work> {
             let mut bytes = Vec::new();
             std::io::stdin().read_to_end(&mut bytes).context("read the script from standard input")?;
             bytes
+        }
+        (Some(script), _) if args.shell.is_some() && is_script_file(Path::new(script)) => {
+            fs::read(script).with_context(|| format!("read the script {}", script.display()))?
         }
         (Some(script), _) => script.as_bytes().to_owned(),
         (None, Some(file)) => {

@@ -152,6 +152,15 @@ fn without_a_script_the_program_is_put_on_the_path() {
 }
 
 #[test]
+fn exec_is_the_shell_of_a_step() {
+    require!(uml);
+    let place = Place::new();
+    let script = place.write("home/step.sh", "[[ -o pipefail ]]; echo \"$1\" in a machine; exit 5\n");
+    let ran = place.exec_with(["--shell", "bash", script.to_str().unwrap()]).ended_with(5);
+    assert_eq!(ran.stdout, " in a machine\n");
+}
+
+#[test]
 fn no_input_is_read_by_a_shell_or_as_another_option() {
     require!(uml);
     let place = Place::new();
@@ -182,10 +191,10 @@ fn a_bad_input_is_an_annotation_that_names_it() {
         let line = said.lines().find(|line| line.starts_with("::error title=sekexe-ci::"));
         assert!(line.is_some_and(|line| line.contains(named)), "{input}: {said}");
     }
-    let ran = act(&place, &[("binary", "/no/such"), ("run", "true")]).ran.ended_with(1);
+    let ran = act(&place, &[("binary", "/proc/no-such-program"), ("run", "true")]).ran.ended_with(1);
     assert_eq!(
         ran.stdout,
-        "::error title=sekexe-ci::binary: /no/such cannot be executed; give the path of a program\n"
+        "::error title=sekexe-ci::binary: /proc/no-such-program cannot be executed; give the path of a program\n"
     );
 }
 
