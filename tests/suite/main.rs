@@ -6,6 +6,7 @@ mod ci;
 mod confinement;
 mod detect;
 mod docker;
+mod escapes;
 mod exec;
 mod kernel;
 mod leftovers;

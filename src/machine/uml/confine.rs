@@ -9,15 +9,18 @@
 //! Names inside hidden directories can still be listed (a rule for a directory holds for
 //! everything below it); their contents cannot be read.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset,
     RulesetAttr, RulesetCreated, RulesetCreatedAttr, Scope, make_bitflags,
 };
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::Mode;
 
 use super::Access;
 
@@ -56,11 +59,16 @@ pub fn ruleset(access: &Access, kernel: &Path, run_dir: &Path) -> Result<Rules> 
     for path in &access.readable {
         allow_around(&mut rules, path, read, &access.hidden)?;
     }
-    for path in access.writable.iter().map(PathBuf::as_path).chain([run_dir]) {
-        allow(&mut rules, path, all)?;
+    // To root of the host, a device file would be a real one.
+    let change = all & !make_bitflags!(AccessFs::{MakeChar | MakeBlock});
+    for path in &access.writable {
+        allow(&mut rules, path, change)?;
     }
+    // These are ours or the system's, links in them too.
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    allow(&mut rules, &real(run_dir), all)?;
     for path in NEEDED.iter().map(Path::new).chain([kernel]) {
-        allow(&mut rules, path, read)?;
+        allow(&mut rules, &real(path), read)?;
     }
     allow(&mut rules, Path::new("/dev/null"), AccessFs::WriteFile.into())?;
     let fd: Option<OwnedFd> = rules.into();
@@ -114,19 +122,32 @@ fn allow_around(
     Ok(())
 }
 
-/// Allows `path` and what is below it. A path that we cannot open ourselves needs no rule.
+/// Allows `path` and what is below it. A path that we cannot open ourselves needs no rule, nor does
+/// one in which there is a link meanwhile: where that leads is nothing that was to be allowed.
 fn allow(rules: &mut RulesetCreated, path: &Path, rights: BitFlags<AccessFs>) -> Result<()> {
-    let Ok(fd) = PathFd::new(path) else { return Ok(()) };
-    let file_rights = if path.is_dir() { rights } else { rights & AccessFs::from_file(NEWEST) };
+    let Ok(file) = open(path).map(File::from) else { return Ok(()) };
+    let Ok(found) = file.metadata() else { return Ok(()) };
+    let file_rights = if found.is_dir() { rights } else { rights & AccessFs::from_file(NEWEST) };
     if file_rights.is_empty() {
         return Ok(());
     }
-    rules.add_rule(PathBeneath::new(fd, file_rights)).map(drop).or_else(|error| {
+    rules.add_rule(PathBeneath::new(file, file_rights)).map(drop).or_else(|error| {
         // Some special files cannot carry a rule; without one they are denied, which is safe.
-        if fs::metadata(path).is_ok_and(|m| m.is_file() || m.is_dir()) {
+        if found.is_file() || found.is_dir() {
             Err(error).with_context(|| format!("write a Landlock rule for {}", path.display()))
         } else {
             Ok(())
         }
     })
+}
+
+/// Opens a path in which nothing is a symbolic link, as far as the host lets us ask for that.
+fn open(path: &Path) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
+    match openat2(AT_FDCWD, path, how) {
+        // Some containers' filters do not know this call.
+        Err(Errno::ENOSYS | Errno::EPERM) => nix::fcntl::open(path, flags | OFlag::O_NOFOLLOW, Mode::empty()),
+        answer => answer,
+    }
 }
