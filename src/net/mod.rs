@@ -78,8 +78,6 @@ pub struct Network {
 impl Network {
     /// Starts one behind a card.
     pub fn start(card: Card, settings: Settings) -> Result<Self> {
-        // A connection's buffers take no memory before they are used.
-        crate::sys::net::map_allocations_from(tcp::SMALL_BUFFER as i32);
         let stack = Stack::new(card, settings).context("prepare the guest's network")?;
         let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).context("prepare the guest's network")?;
         let stop = Arc::new(stop);

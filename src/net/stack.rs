@@ -19,7 +19,7 @@ use super::neighbour;
 use super::ping::Ping;
 use super::publish::Published;
 use super::reassembly::Reassembly;
-use super::tcp::Tcp;
+use super::tcp::{self, Tcp};
 use super::udp::Udp;
 
 /// Events taken in one turn.
@@ -51,6 +51,8 @@ pub struct Stack {
 impl Stack {
     /// A stack behind this card. The error is the host's, short of descriptors or memory.
     pub fn new(card: Card, settings: Settings) -> nix::Result<Self> {
+        // A connection's buffers take no memory before they are used.
+        crate::sys::net::map_allocations_from(tcp::SMALL_BUFFER as i32);
         let now = Instant::now();
         let log = Log::new(settings.log_everything);
         let out = Outbox::new(card);
