@@ -17,6 +17,7 @@ mod guest;
 mod matchers;
 mod measure;
 mod memory;
+mod network;
 mod options;
 mod startup;
 mod syscalls;
@@ -39,6 +40,7 @@ fn main() -> Result<()> {
             Topic::Compile => compile::run(&bench)?,
             Topic::Throughput => throughput::run(&bench)?,
             Topic::Memory => memory::run(&bench)?,
+            Topic::Network => network::run(&bench)?,
             Topic::Matchers => matchers::run(&bench)?,
             Topic::Detect => detect::run(&bench)?,
         });

@@ -53,6 +53,8 @@ pub enum Topic {
     Throughput,
     /// Host memory of an idle guest
     Memory,
+    /// Streams and connections between a machine and the host
+    Network,
     /// Problem matchers over a large log
     Matchers,
     /// Finding out what the host can do

@@ -14,6 +14,8 @@ pub enum Bar {
     AtLeast(f64),
     /// Ours is at most this many times the peer's.
     TimesPeer(f64),
+    /// Ours is at least this many times the peer's.
+    AtLeastTimesPeer(f64),
 }
 
 /// One measure, ours beside one peer.
@@ -67,6 +69,7 @@ impl Measure {
             Bar::AtMost(most) => ours <= most,
             Bar::AtLeast(least) => ours >= least,
             Bar::TimesPeer(times) => ratio.is_some_and(|ratio| ratio <= times),
+            Bar::AtLeastTimesPeer(times) => ratio.is_some_and(|ratio| ratio >= times),
         };
         Line {
             what: self.what,
@@ -119,6 +122,7 @@ fn cells(line: &Line) -> [String; 7] {
         Bar::AtMost(most) => format!("≤ {most} {unit}"),
         Bar::AtLeast(least) => format!("≥ {least} {unit}"),
         Bar::TimesPeer(times) => format!("≤ {times} × peer"),
+        Bar::AtLeastTimesPeer(times) => format!("≥ {times} × peer"),
     });
     [
         line.what.into(),
