@@ -137,19 +137,14 @@ mod tests {
     use std::time::Duration;
 
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use nix::sys::epoll::{Epoll, EpollCreateFlags};
 
     use super::*;
 
-    /// Readable, as an epoll sees it, but reading it is an error: as with a card that was taken away.
-    fn unreadable() -> (std::process::Child, OwnedFd) {
-        let child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let fd = crate::sys::open_pidfd(&child).unwrap();
-        (child, fd)
-    }
-
     #[test]
     fn whoever_holds_a_network_learns_that_it_ended_and_why() {
-        let (mut child, fd) = unreadable();
+        // It can be waited for, and reading it is an error: as with a card that was taken away.
+        let fd = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap().0;
         let card = Card { fd, kind: CardKind::Device, offload: false, mtu: 1500 };
         let settings = Settings {
             addresses: Addresses::choose(&[]),
@@ -165,7 +160,5 @@ mod tests {
         assert_eq!(poll(&mut fds, patience), Ok(1));
         let error = format!("{:#}", network.stop().unwrap_err());
         assert!(error.contains("network card"), "{error}");
-        child.kill().unwrap();
-        child.wait().unwrap();
     }
 }

@@ -1,15 +1,19 @@
 //! The library as the other commands use it: several commands in one machine.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use sekexe_ci::cli::Color;
 use sekexe_ci::commands::{Environment, kernel};
 use sekexe_ci::detect::Limits;
 use sekexe_ci::machine::run_dir::RunDir;
 use sekexe_ci::machine::{Access, uml};
+use sekexe_ci::net::policy::Policy;
+use sekexe_ci::net::{Addresses, Card, CardKind, Network, Settings};
 use sekexe_ci::plan::{self, guest};
 use sekexe_ci::session::{Command, Connection, Console, Finished, Input, Output, Signals};
 use sekexe_init::protocol::{Boot, ByteBuf, Outcome, Spawn};
@@ -137,6 +141,30 @@ fn a_program_that_is_missing_does_not_end_the_machine() {
     assert_eq!(machine.wait(session).unwrap().outcome, Outcome::Signalled(9));
     let session = machine.spawn(command("echo alive", Output::Capture)).unwrap();
     assert_eq!(captured(&machine.wait(session).unwrap())[0], "alive\n");
+}
+
+#[test]
+fn a_network_that_ends_by_itself_ends_the_machine_with_our_error() {
+    require!(uml);
+    let place = Place::new();
+    let mut machine = machine(&place);
+    let session = machine.spawn(command("sleep 1000", Output::Capture)).unwrap();
+    // It can be waited for, and reading it is an error: as with a card that was taken away.
+    let fd = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap().0;
+    let card = Card { fd, kind: CardKind::Device, offload: false, mtu: 1500 };
+    let settings = Settings {
+        addresses: Addresses::choose(&[]),
+        policy: Policy::default(),
+        host_loopback: BTreeSet::new(),
+        published: Vec::new(),
+        resolv_conf: "/etc/resolv.conf".into(),
+        log_everything: false,
+    };
+    machine.attach(Network::start(card, settings).unwrap());
+    match machine.wait(session).unwrap().outcome {
+        Outcome::MachineDied(failure) => assert_eq!(failure.stage, "network", "{failure}"),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
