@@ -129,6 +129,7 @@ pub fn execns_keeping(
         cpus: &[],
         ruleset: None,
         group: None,
+        max_tasks: None,
     };
     let entered = namespaces::enter(&entry, |_| Ok(()))?.confirm()?;
     proxy::stand_in_for(entered.pid, &entered.pidfd)

@@ -97,13 +97,13 @@ impl MachineFacts {
         }
     }
 
-    /// Of namespaces.
-    pub fn of_namespaces(plan: &namespaces::Plan, reason: &str) -> Self {
+    /// Of namespaces. `limited` says whether the number of tasks is.
+    pub fn of_namespaces(plan: &namespaces::Plan, limited: bool, reason: &str) -> Self {
         Self {
             cpus: (!plan.pin.is_empty()).then_some(plan.pin.len() as u32),
             memory_bytes: plan.memory,
             writable_bytes: Some(plan.writable),
-            max_tasks: Some(plan.max_tasks),
+            max_tasks: limited.then_some(plan.max_tasks),
             seal: match plan.seal {
                 Seal::Open => None,
                 Seal::UserNamespace => Some("user-namespace"),

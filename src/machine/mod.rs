@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 
 use anyhow::{Context, Result};
+use namespaces::group::Group;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
@@ -87,6 +88,8 @@ pub struct Machine {
     pub line_buffer: Option<usize>,
     pid: Pid,
     ended: Option<Ended>,
+    /// The control group that limits it, removed when no process is in it any more.
+    group: Option<Group>,
     /// Removed last, when no process writes there any more.
     run_dir: Option<RunDir>,
 }
@@ -153,8 +156,14 @@ impl Machine {
             line_buffer: None,
             pid: entered.pid,
             ended: None,
+            group: None,
             run_dir: None,
         }
+    }
+
+    /// Whether a control group of its own limits it.
+    pub fn has_group(&self) -> bool {
+        self.group.is_some()
     }
 
     /// Process id of the machine's main process.

@@ -33,6 +33,7 @@ pub fn start(run_dir: RunDir) -> Result<Machine> {
         cpus: &[],
         ruleset: None,
         group: None,
+        max_tasks: None,
     };
     let entered = enter(&entry, |_| Ok(()))
         .and_then(Entering::confirm)

@@ -231,8 +231,8 @@ fn choose_freely(request: &Request, capabilities: &Capabilities) -> Result<Choic
         return Ok(chosen(Machine::Namespaces(plan), "namespaces give all that was asked for"));
     }
     let lack = &lacks[0];
-    guest_is_possible(capabilities, &format!("namespaces lack {} ({})", lack.what, lack.why.reason))?;
-    let reason = format!("namespaces lack {} here: {}", lack.what, lack.why.reason);
+    guest_is_possible(capabilities, &format!("{} ({})", lack.what, lack.why.reason))?;
+    let reason = format!("{}: {}", lack.what, lack.why.reason);
     Ok(Choice {
         machine: Machine::Guest,
         fall_back: (!lack.by_nature).then(|| FallBack {
@@ -248,7 +248,7 @@ fn choose_namespaces(asked: &str, request: &Request, capabilities: &Capabilities
         return Err(Refusal::new(format!("{asked}: {reason}"), "leave one of them out"));
     }
     if let Some(lack) = namespaces::lacks(request, capabilities).first() {
-        let what = format!("{asked}: namespaces lack {} here", lack.what);
+        let what = format!("{asked}: {}", lack.what);
         return Err(Refusal::denied(&what, &lack.why, "try --isolation auto"));
     }
     let reason = match namespaces::is_read_only(capabilities) {
@@ -318,3 +318,6 @@ pub fn size(bytes: u64) -> String {
     };
     format!("{}{name}", bytes / unit)
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,17 @@ pub enum Foundation {
     HostRoot,
 }
 
+/// Whether a machine is to have something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// It is of no use.
+    No,
+    /// It does without, if it has to.
+    IfPossible,
+    /// It does not start without.
+    Yes,
+}
+
 /// What the machine gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -38,7 +49,9 @@ pub struct Plan {
     pub time: bool,
     /// Host CPUs that it is kept on; empty for all.
     pub pin: Vec<usize>,
-    /// Most memory of its processes in bytes, enforced by a control group.
+    /// Whether a control group of its own is to limit it.
+    pub group: Wanted,
+    /// Most memory of its processes in bytes.
     pub memory: Option<u64>,
     /// Size of everything writable that is thrown away, in bytes.
     pub writable: u64,
@@ -70,7 +83,7 @@ impl Plan {
 /// Something that was asked for and that namespaces do not give here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lack {
-    /// What, in a few words.
+    /// What, as a clause about namespaces.
     pub what: String,
     /// Why, and what would change it.
     pub why: Denial,
@@ -79,12 +92,12 @@ pub struct Lack {
 }
 
 impl Lack {
-    fn new(what: &str, why: &Denial) -> Self {
-        Self { what: what.into(), why: why.clone(), by_nature: false }
+    pub(super) fn new(what: &str, why: &Denial) -> Self {
+        Self { what: format!("namespaces lack {what} here"), why: why.clone(), by_nature: false }
     }
 
     fn by_nature(what: &str, reason: &str, remedy: &str) -> Self {
-        Self { what: what.into(), why: denial(reason, remedy), by_nature: true }
+        Self { by_nature: true, ..Self::new(what, &denial(reason, remedy)) }
     }
 }
 
@@ -98,7 +111,7 @@ pub fn lacks(request: &Request, capabilities: &Capabilities) -> Vec<Lack> {
     if found.privilege == Privilege::None && !capabilities.is_host_root() {
         let denied = denial("they are denied", "see sekexe-ci detect");
         let why = found.user.denial().or(found.mount.denial()).unwrap_or(&denied);
-        return vec![Lack::new("namespaces", why)];
+        return vec![Lack { what: "namespaces are denied here".into(), why: why.clone(), by_nature: false }];
     }
     let required = [
         ("mounts of its own", &found.mount),
@@ -213,6 +226,12 @@ pub fn plan(request: &Request, capabilities: &Capabilities) -> Result<Plan, Refu
         overlays: found.overlay.is_yes(),
         time: found.time.is_yes(),
         pin,
+        group: match (request.memory, capabilities.root) {
+            (Some(_), _) => Wanted::Yes,
+            // For others the limit of a user's processes does it, which root is exempt from.
+            (None, true) => Wanted::IfPossible,
+            (None, false) => Wanted::No,
+        },
         memory: request.memory,
         // It is memory of the host's; a half leaves the other to programs.
         writable: request.memory.unwrap_or(limits.available_bytes) / 2,

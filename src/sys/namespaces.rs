@@ -52,6 +52,8 @@ pub struct Entry<'a> {
     pub ruleset: Option<BorrowedFd<'a>>,
     /// A control group (version 2) to be born in.
     pub group: Option<BorrowedFd<'a>>,
+    /// Most processes and threads of its user in its user namespace.
+    pub max_tasks: Option<u32>,
 }
 
 /// A child that has become its program.
@@ -90,6 +92,8 @@ pub enum Stage {
 /// Bits of `clone3` above the 32 that libc's constants hold.
 const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
+/// The root of what it sees shall be the group that the child is born in, not ours.
+const CLONE_NEWCGROUP: u64 = libc::CLONE_NEWCGROUP as u64;
 
 /// Starts the program in its namespaces. It is killed when the thread that called this ends.
 ///
@@ -111,7 +115,7 @@ pub fn enter(
     let mut pidfd: RawFd = -1;
     // SAFETY: `clone_args` is plain data for which all zeroes is valid.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.flags = entry.namespaces | libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND;
+    arguments.flags = (entry.namespaces & !CLONE_NEWCGROUP) | libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND;
     arguments.pidfd = ptr::from_mut(&mut pidfd) as u64;
     arguments.exit_signal = libc::SIGCHLD as u64;
     if let Some(group) = entry.group {
@@ -273,6 +277,13 @@ fn become_program(
                 }
                 // A change of ids forgets it.
                 check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL), Stage::Prepare)?;
+            }
+            if entry.namespaces & CLONE_NEWCGROUP != 0 {
+                check(libc::unshare(libc::CLONE_NEWCGROUP), Stage::Clone)?;
+            }
+            if let Some(tasks) = entry.max_tasks {
+                let limit = libc::rlimit { rlim_cur: tasks.into(), rlim_max: tasks.into() };
+                check(libc::setrlimit(libc::RLIMIT_NPROC, &limit), Stage::Prepare)?;
             }
             if entry.namespaces & libc::CLONE_NEWNS as u64 != 0 {
                 // What is mounted from now on shall not show up where we came from.

@@ -43,7 +43,10 @@ pub fn run(args: &DetectArgs, env: &Environment) -> Result<Status> {
         host.namespaces.subordinate_ids = subordinate::try_map(|pid| users.map(pid));
     }
     let kernels = guests::list(args.boot, env)?;
-    let choice = plan::choose(&Request::default(), &job::with_namespaces(host.namespaces.clone())?);
+    let choice = plan::choose(
+        &Request::default(),
+        &job::with_namespaces(host.namespaces.clone(), host.control_groups.delegated.clone())?,
+    );
     let report = Report {
         schema: SCHEMA,
         sekexe_ci: env!("CARGO_PKG_VERSION"),

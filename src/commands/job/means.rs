@@ -11,10 +11,11 @@ use crate::commands::{Environment, Messages, kernel};
 use crate::detect::{self, Limits, Support};
 use crate::kernel::Kernel;
 use crate::kernel::catalogue::Catalogue;
+use crate::machine::namespaces::group;
 use crate::machine::namespaces::layers::{self, Layers, Survey};
 use crate::machine::run_dir::RunDir;
 use crate::machine::{self, Access};
-use crate::plan::{Capabilities, Isolation, Machine, Request, guest, namespaces};
+use crate::plan::{Capabilities, Isolation, MIN_MEMORY, Machine, Request, guest, namespaces};
 use crate::session::hold_signals;
 
 /// Everything that starting a machine takes.
@@ -54,11 +55,15 @@ pub fn capabilities(request: &Request, env: &Environment) -> Result<Capabilities
         }
         Isolation::Uml | Isolation::None => detect::Namespaces::not_asked(),
     };
-    with_namespaces(namespaces)
+    let control_group = match request.memory {
+        Some(_) if request.isolation != Isolation::Uml => control_group(),
+        _ => Support::no("it was not asked for", None),
+    };
+    with_namespaces(namespaces, control_group)
 }
 
-/// The same where it is known what may be done with namespaces.
-pub fn with_namespaces(namespaces: detect::Namespaces) -> Result<Capabilities> {
+/// The same where it is known what may be done with namespaces and control groups.
+pub fn with_namespaces(namespaces: detect::Namespaces, control_group: Support) -> Result<Capabilities> {
     let guest = match cfg!(target_arch = "x86_64") {
         true => Support::Yes,
         false => Support::no("User Mode Linux exists for x86-64 only", Some("use an x86-64 host")),
@@ -69,13 +74,22 @@ pub fn with_namespaces(namespaces: detect::Namespaces) -> Result<Capabilities> {
         admin: detect::namespaces::has_admin_capability(),
         in_user_namespace: detect::namespaces::in_user_namespace(),
         other_users: detect::namespaces::has_other_users(),
-        control_group: Support::no(
-            "no control group is delegated to us",
-            Some("leave --memory out, or use --isolation uml"),
-        ),
+        control_group,
         guest,
         limits: Limits::probe()?,
     })
+}
+
+/// Whether a control group can be had, found out by making one.
+fn control_group() -> Support {
+    let limits = group::Limits { memory: Some(MIN_MEMORY), tasks: 16 };
+    match group::Group::create(limits) {
+        Ok(_) => Support::Yes,
+        Err(error) => Support::no(
+            format!("no control group can be had: {error}"),
+            Some("delegate one, as `systemd-run --user --scope -p Delegate=yes` does, or leave --memory out"),
+        ),
+    }
 }
 
 /// What a machine is called in messages.

@@ -162,7 +162,9 @@ impl Prepared<'_> {
         machine.confinement.admit(&self.access);
         let mut warnings = self.check_confinement(&machine)?;
         warnings.extend(layers.notes.iter().cloned());
-        let ground = Ground::Namespaces(namespaces::ground(&plan, layers));
+        // The host's root is exempt from the limit of a user's processes.
+        let limited = machine.has_group() || !plan.host_root;
+        let ground = Ground::Namespaces(namespaces::ground(&plan, layers, machine.has_group()));
         let mut shadows = shadows::find(&self.access.rootfs, &self.access.hidden, false);
         if plan.in_user_namespace {
             shadows.extend(shadows::filled(&self.access.rootfs));
@@ -191,7 +193,7 @@ impl Prepared<'_> {
         }
         Ok(Up {
             connection,
-            facts: MachineFacts::of_namespaces(&plan, &self.reason),
+            facts: MachineFacts::of_namespaces(&plan, limited, &self.reason),
             kernel: None,
             script_dir: SCRIPT_DIR.into(),
             warnings,

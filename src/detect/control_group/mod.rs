@@ -74,6 +74,11 @@ pub fn probe() -> ControlGroups {
     }
 }
 
+/// The directory of our own group in version 2.
+pub fn own() -> Option<PathBuf> {
+    hierarchies().into_iter().find(|hierarchy| hierarchy.version == 2).map(|second| second.own)
+}
+
 /// What our groups let us have.
 pub fn limits() -> GroupLimits {
     limits_of(&hierarchies())

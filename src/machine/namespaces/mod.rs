@@ -4,6 +4,7 @@
 //! It starts in milliseconds and runs at the host's speed. What it cannot give is another kernel,
 //! and, to an ordinary user, root over files that belong to others.
 
+pub mod group;
 pub mod layers;
 mod users;
 
@@ -17,8 +18,9 @@ use sekexe_init::protocol::{self, Seal};
 use super::card::Source;
 use super::{Confinement, INIT_NAME, Kind, Machine, OWN_PROGRAM, channel};
 use crate::execns::{Failure, Flags};
-use crate::plan::namespaces::{Foundation, Plan};
+use crate::plan::namespaces::{Foundation, Plan, Wanted};
 use crate::sys::namespaces::{self as entry, Entering, Entry, Identity};
+use group::Group;
 use layers::Layers;
 pub use users::Users;
 
@@ -28,6 +30,7 @@ pub struct Starting {
     channel: OwnedFd,
     console: OwnedFd,
     card: Option<Source>,
+    group: Option<Group>,
 }
 
 /// Starts the init in its namespaces. It waits for its instructions.
@@ -45,6 +48,12 @@ pub fn start(plan: &Plan, search_path: &OsStr, with_card: bool) -> Result<Starti
         (Foundation::UserNamespace, None) => Identity::RootIsCaller,
         (Foundation::UserNamespace, Some(_)) => Identity::RootOfMaps,
     };
+    let limits = group::Limits { memory: plan.memory, tasks: plan.max_tasks };
+    let group = match plan.group {
+        Wanted::No => None,
+        Wanted::IfPossible => Group::create(limits).ok(),
+        Wanted::Yes => Some(Group::create(limits).context("make a control group for the machine")?),
+    };
     let keep: Vec<RawFd> =
         [Some(&theirs), card_end.as_ref()].into_iter().flatten().map(AsRawFd::as_raw_fd).collect();
     let argv = [CString::from(INIT_NAME), CString::new(theirs.as_raw_fd().to_string())?];
@@ -61,13 +70,14 @@ pub fn start(plan: &Plan, search_path: &OsStr, with_card: bool) -> Result<Starti
             confined: true,
             cpus: &plan.pin,
             ruleset: None,
-            group: None,
+            group: group.as_ref().map(Group::entrance),
+            max_tasks: Some(plan.max_tasks),
         },
         |pid| users.as_ref().map_or(Ok(()), |users| users.map(pid)),
     )
     .map_err(Failure::from)
     .context("start the namespaces machine")?;
-    Ok(Starting { entering, channel: ours, console, card })
+    Ok(Starting { entering, channel: ours, console, card, group })
 }
 
 impl Starting {
@@ -85,12 +95,13 @@ impl Starting {
         let mut machine =
             Machine::of_init(Kind::Namespaces, entered, self.channel, self.console, confinement);
         machine.card = self.card;
+        machine.group = self.group;
         Ok(machine)
     }
 }
 
 /// What the init is told of these namespaces.
-pub fn ground(plan: &Plan, layers: Layers) -> protocol::Namespaces {
+pub fn ground(plan: &Plan, layers: Layers, own_group: bool) -> protocol::Namespaces {
     protocol::Namespaces {
         layers: layers.all,
         seal: plan.seal.clone(),
@@ -98,7 +109,7 @@ pub fn ground(plan: &Plan, layers: Layers) -> protocol::Namespaces {
         in_user_namespace: plan.in_user_namespace,
         host_network: plan.host_network,
         many_users: plan.many_users,
-        own_group: false,
+        own_group,
     }
 }
 
