@@ -4,9 +4,14 @@
 //! all the same. Moving a process waits for a grace period of RCU, some ten milliseconds.
 
 use std::fs::{self, File, OpenOptions};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{OFlag, open};
 use nix::mount::{MsFlags, mount};
+use nix::sys::stat::Mode;
+
+use crate::sys::mounts::{self, Attributes};
 
 const MOUNT: &str = "/sys/fs/cgroup";
 const FLAGS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC).union(MsFlags::MS_NODEV);
@@ -39,6 +44,16 @@ pub fn set_up(max_tasks: u32, warnings: &mut Vec<String>) {
     }
     // The control group's limit covers one command; this one covers what containers start too.
     let _ = fs::write("/proc/sys/kernel/threads-max", max_tasks.saturating_add(64).to_string());
+}
+
+/// Keeps the mount of [`show`] within reach when another file system is about to cover it.
+pub fn hold() -> Option<OwnedFd> {
+    open(MOUNT, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok()
+}
+
+/// Shows it once more.
+pub fn show_again(held: &OwnedFd) -> nix::Result<()> {
+    mounts::bind(held.as_fd(), Path::new(MOUNT), Attributes::NONE)
 }
 
 /// The control group of one command.

@@ -115,7 +115,11 @@ fn set_up_namespaces(boot: &Boot, namespaces: &Namespaces, warnings: &mut Vec<St
     };
     seal::apply(&namespaces.seal, namespaces.host_network)?;
     if namespaces.seal == Seal::UserNamespace {
+        let groups = control_groups::hold();
         devices::namespaces::mount_owned(Path::new("/"), namespaces)?;
+        if let Some(groups) = &groups {
+            control_groups::show_again(groups).context("show the control groups")?;
+        }
     }
     network::set_up(boot, !namespaces.host_network, warnings)?;
     seccomp::install(boot.deny_io_uring).context("install the filter of system calls")?;

@@ -219,11 +219,7 @@ fn choose_freely(request: &Request, capabilities: &Capabilities) -> Result<Choic
     if let (true, Some(why)) = (lacks.is_empty(), capabilities.namespaces.overlay.denial()) {
         // A guest has a root that can be written everywhere, if it can be had.
         if capabilities.guest.is_yes() {
-            lacks.push(Lack {
-                what: "a root that is thrown away".into(),
-                why: why.clone(),
-                by_nature: false,
-            });
+            lacks.push(Lack::new("a root that is thrown away", why));
         }
     }
     if lacks.is_empty() {

@@ -10,6 +10,7 @@ mod escapes;
 mod exec;
 mod kernel;
 mod leftovers;
+mod limits;
 mod network;
 mod others;
 mod parity;

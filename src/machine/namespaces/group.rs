@@ -24,7 +24,7 @@ const CONTROLLERS: [&str; 2] = ["memory", "pids"];
 /// What the machine may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Memory in bytes; swap not counted.
+    /// Memory in bytes, without swap.
     pub memory: Option<u64>,
     /// Processes and threads.
     pub tasks: u32,
@@ -80,6 +80,8 @@ fn prepare(parent: &Path, outer: &Path, limits: Limits) -> io::Result<OwnedFd> {
     }
     if let Some(memory) = limits.memory {
         set(&outer.join("memory.max"), &memory.to_string())?;
+        // Not there where the kernel does not count swap.
+        let _ = set(&outer.join("memory.swap.max"), "0");
     }
     set(&outer.join("pids.max"), &limits.tasks.to_string())?;
     hand_down(outer)?;
