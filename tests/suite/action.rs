@@ -121,7 +121,7 @@ fn evaluate(text: &str, contexts: &BTreeMap<String, String>) -> String {
 
 #[test]
 fn the_action_runs_a_script_and_tells_how_it_ended() {
-    require!(uml);
+    require!(uml, checkout);
     let place = Place::new();
     let binary = program();
     let script =
@@ -144,6 +144,7 @@ fn the_action_runs_a_script_and_tells_how_it_ended() {
 
 #[test]
 fn without_a_script_the_program_is_put_on_the_path() {
+    require!(checkout);
     let place = Place::new();
     let binary = program();
     act(&place, &[("binary", binary.to_str().unwrap())]).ran.ended_with(0);
@@ -153,7 +154,7 @@ fn without_a_script_the_program_is_put_on_the_path() {
 
 #[test]
 fn exec_is_the_shell_of_a_step() {
-    require!(uml);
+    require!(uml, checkout);
     let place = Place::new();
     let script = place.write("home/step.sh", "[[ -o pipefail ]]; echo \"$1\" in a machine; exit 5\n");
     let ran = place.exec_with(["--shell", "bash", script.to_str().unwrap()]).ended_with(5);
@@ -162,7 +163,7 @@ fn exec_is_the_shell_of_a_step() {
 
 #[test]
 fn no_input_is_read_by_a_shell_or_as_another_option() {
-    require!(uml);
+    require!(uml, checkout);
     let place = Place::new();
     let binary = program();
     let script = "printf '%s|' \"$A\" \"$B\"";
@@ -175,6 +176,7 @@ fn no_input_is_read_by_a_shell_or_as_another_option() {
 
 #[test]
 fn a_bad_input_is_an_annotation_that_names_it() {
+    require!(checkout);
     let place = Place::new();
     let binary = program();
     let binary = ("binary", binary.to_str().unwrap());
@@ -200,6 +202,7 @@ fn a_bad_input_is_an_annotation_that_names_it() {
 
 #[test]
 fn inputs_are_options_and_every_action_is_pinned() {
+    require!(checkout);
     let help = Place::new().exec_with(["--help"]).ended_with(0).stdout;
     let action = action();
     // Those that are the Action's own, or that have another name.

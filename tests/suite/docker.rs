@@ -84,7 +84,7 @@ impl Drop for Daemon {
 }
 
 /// An image's files: our program and a kernel, and what `more` names.
-fn files(place: &Place, name: &str, more: &[(&str, &str)]) -> std::path::PathBuf {
+pub fn files(place: &Place, name: &str, more: &[(&str, &str)]) -> std::path::PathBuf {
     let image = place.path(name);
     let own =
         [("sekexe-ci".to_owned(), support::program()), ("linux".to_owned(), support::kernel("7.3").unwrap())];

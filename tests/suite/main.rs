@@ -7,6 +7,7 @@ mod confinement;
 mod detect;
 mod docker;
 mod escapes;
+mod examples;
 mod exec;
 mod kernel;
 mod leftovers;

@@ -199,6 +199,11 @@ pub mod have {
         which::which(name).map(drop).map_err(|_| format!("there is no {name} on PATH"))
     }
 
+    /// The checkout that this was built from, which may be out of an ordinary user's reach.
+    pub fn checkout() -> Result<(), String> {
+        path(concat!(env!("CARGO_MANIFEST_DIR"), "/action.yml"))
+    }
+
     /// A file or directory.
     pub fn path(path: &str) -> Result<(), String> {
         if Path::new(path).exists() { Ok(()) } else { Err(format!("there is no {path}")) }

@@ -20,7 +20,7 @@ impl Provider for Azure {
         Some("BUILD_SOURCESDIRECTORY")
     }
 
-    fn shows_source(&self) -> bool {
+    fn is_plain(&self) -> bool {
         false
     }
 

@@ -20,8 +20,8 @@ impl Provider for Forgejo {
         Gitea.workspace_variable()
     }
 
-    fn shows_source(&self) -> bool {
-        Gitea.shows_source()
+    fn is_plain(&self) -> bool {
+        Gitea.is_plain()
     }
 
     fn annotation(&self, annotation: &Annotation, color: bool) -> String {

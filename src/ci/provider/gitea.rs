@@ -20,7 +20,7 @@ impl Provider for Gitea {
         Some("GITHUB_WORKSPACE")
     }
 
-    fn shows_source(&self) -> bool {
+    fn is_plain(&self) -> bool {
         false
     }
 

@@ -24,7 +24,7 @@ impl Provider for GitHub {
         Limits { of_each_level: 10, of_a_job: 50 }
     }
 
-    fn shows_source(&self) -> bool {
+    fn is_plain(&self) -> bool {
         false
     }
 

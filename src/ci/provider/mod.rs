@@ -140,8 +140,9 @@ pub trait Provider: Sync {
         Stream::Stderr
     }
 
-    /// Whether it shows the line of code in question, so that somebody must read it.
-    fn shows_source(&self) -> bool {
+    /// Whether it has no words for annotations, so that they stand in the log as people read them, with
+    /// the line of code in question.
+    fn is_plain(&self) -> bool {
         true
     }
 

@@ -20,7 +20,7 @@ impl Provider for TeamCity {
         Stream::Stdout
     }
 
-    fn shows_source(&self) -> bool {
+    fn is_plain(&self) -> bool {
         false
     }
 

@@ -164,7 +164,7 @@ impl Face {
                 scanner.take_found()
             });
         found.extend(self.reports.read(&self.places, self.began, &mut complaints));
-        let show_source = self.provider.is_some_and(Provider::shows_source);
+        let show_source = self.provider.is_some_and(Provider::is_plain);
         let mut all = ending.events.clone();
         all.extend(found.into_iter().map(|found| self.places.annotate(found, show_source)));
         let all = selection::causes(all);
@@ -175,8 +175,8 @@ impl Face {
         let markdown = summary::markdown(&self.title, &ending.facts, &selected);
         if let Some(provider) = self.provider {
             for annotation in &selected.shown {
-                // What a terminal shows of our own events are our messages.
-                if provider.name() != PLAIN.name() || annotation.source != events::SOURCE {
+                // In a log that nobody interprets our own messages say it already.
+                if !provider.is_plain() || annotation.source != events::SOURCE {
                     self.say(&provider.annotation(annotation, self.color));
                 }
             }
@@ -193,7 +193,7 @@ impl Face {
 
     /// Says that nothing came of it.
     pub fn fail(&self, error: &anyhow::Error) -> Result<()> {
-        if let Some(provider) = self.provider.filter(|provider| provider.name() != PLAIN.name()) {
+        if let Some(provider) = self.provider.filter(|provider| !provider.is_plain()) {
             let annotation = Annotation::new(Level::Error, events::SOURCE, format!("{error:#}"));
             self.say(&provider.annotation(&annotation, self.color));
         }
@@ -222,7 +222,7 @@ impl Face {
 
 /// Tells the CI of an error where there is no face yet.
 pub fn complain(error: &str, env: &Environment) {
-    if let Some(provider) = provider::detect(&lookup(env)) {
+    if let Some(provider) = provider::detect(&lookup(env)).filter(|provider| !provider.is_plain()) {
         let annotation = Annotation::new(Level::Error, events::SOURCE, error);
         say(provider.stream(), &provider.annotation(&annotation, false));
     }
