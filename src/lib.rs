@@ -1,9 +1,9 @@
-//! sekexe-ci: runs a CI step as root in a guest kernel, as an ordinary user.
+//! sekexe-ci: runs a CI step as root, in namespaces or in a guest kernel, as an ordinary user.
 //!
 //! # Map of the code
 //!
 //! ```text
-//! main -> commands -> { ci, machine, session, step, exposure, plan, detect, kernel } -> init's protocol -> sys -> nix
+//! main -> commands -> { ci, machine, session, net, step, exposure, plan, detect, kernel } -> init's protocol -> sys -> nix
 //! ```
 //!
 //! Nothing points back.
@@ -11,10 +11,11 @@
 //! - [`cli`]: what may be typed; clap types and nothing else.
 //! - [`commands`]: one file for each command; the only place that wires the others together, reads
 //!   the environment and prints.
-//! - [`step`]: from a script, a shell and an environment to what the guest is told to start.
-//! - [`plan`]: pure; from a request and the host's limits to what the machine gets, or a refusal.
-//! - [`exposure`]: which host paths the guest sees and may change.
-//! - [`machine`]: starts a machine and confines it. Nothing above knows which kind it is.
+//! - [`step`]: from a script, a shell and an environment to what the machine is told to start.
+//! - [`plan`]: pure; from a request and what the host gives to a machine, or a refusal.
+//! - [`exposure`]: which host paths the machine sees and may change.
+//! - [`machine`]: starts a machine and confines it: a guest, namespaces, or none. Nothing above knows
+//!   which kind it is.
 //! - [`execns`]: a program in fresh namespaces at the moment of exec; how the namespaces machine
 //!   starts its init, and a call of its own.
 //! - [`session`]: the host's end of the protocol: boot, spawn, stream, signal, wait.

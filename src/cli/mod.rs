@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-/// Runs a CI step as root in a guest kernel, as an ordinary user.
+/// Runs a CI step as root, in namespaces or in a guest kernel, as an ordinary user.
 ///
 /// The step sees this machine's files, read-only below a throw-away layer, and may change the
 /// current directory. Output, signals and the exit status pass through.
@@ -32,8 +32,9 @@ const EXAMPLES: &str = "\
 Examples:
   sekexe-ci exec 'id -u; uname -r; exit 42'      a script; ends with 42
   sekexe-ci exec --ro -- make check              a program; even this directory is left alone
+  sekexe-ci exec --root 'apt-get remove -y gcc'  root over this system's own files, thrown away
   sekexe-ci exec --kernel 6.1 --script ci/test.sh
-  sekexe-ci shell                                a root shell in the guest
+  sekexe-ci shell                                a root shell in a machine
   sekexe-ci detect                               what this host can do, and why not more
 
 Exit status: the command's own; 128+n if signal n ended it; 124 timeout; 125 sekexe-ci itself failed;
@@ -49,9 +50,9 @@ pub enum Color {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run a script or a program in a fresh guest
+    /// Run a script or a program in a fresh machine
     Exec(Box<exec::ExecArgs>),
-    /// Open an interactive root shell in a fresh guest
+    /// Open an interactive root shell in a fresh machine
     Shell(Box<exec::ShellArgs>),
     /// Execute a program in fresh namespaces, with every other file closed
     Execns(execns::ExecnsArgs),
