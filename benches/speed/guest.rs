@@ -38,9 +38,16 @@ impl Sekexe {
         &self.work
     }
 
-    /// `sekexe-ci exec`, to which arguments may be added.
+    /// `sekexe-ci exec` in a guest, to which arguments may be added.
     pub fn exec(&self) -> Command {
-        self.command("exec")
+        self.exec_in("uml")
+    }
+
+    /// `sekexe-ci exec` in this kind of machine, to which arguments may be added.
+    pub fn exec_in(&self, isolation: &str) -> Command {
+        let mut command = self.command("exec");
+        command.args(["--isolation", isolation]);
+        command
     }
 
     /// One of our commands, to which arguments may be added.

@@ -60,8 +60,8 @@ const OF_GUEST: [Measure; 3] = [
 pub fn run(bench: &Bench<'_>) -> Result<Vec<Line>> {
     let port = serve().context("serve on the loopback")?.to_string();
     let ours = |isolation: &str| {
-        let mut exec = bench.sekexe.exec();
-        exec.args(["--isolation", isolation, "--host-loopback", &port, "--", "python3"]);
+        let mut exec = bench.sekexe.exec_in(isolation);
+        exec.args(["--host-loopback", &port, "--", "python3"]);
         figures(exec.args(client("host.sekexe.internal", &port)))
     };
     let contenders = vec![

@@ -7,17 +7,29 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 
 use crate::debian::Debian;
-use crate::measure::{self, Bench, Contender, seconds};
+use crate::measure::{self, Bench, Contender, Figures, seconds};
 use crate::table::{Bar, Line, Measure};
 
 const WHAT: &str = "exec -- true";
 
-const MEASURE: Measure = Measure {
+const GUEST: Measure = Measure {
     what: WHAT,
     unit: "ms",
     bar: Some(Bar::AtMost(200.0)),
     peers: &[("docker run --rm", Some(Bar::TimesPeer(0.5))), ("bwrap", None), ("Debian's linux.uml", None)],
 };
+
+const NAMESPACES: Measure = Measure {
+    what: "exec --isolation namespaces -- true",
+    unit: "ms",
+    bar: None,
+    peers: &[("docker run --rm", Some(Bar::TimesPeer(1.0 / 15.0))), ("bwrap", Some(Bar::TimesPeer(1.2)))],
+};
+
+/// Namespaces and mounts as our machine has them, as far as bwrap can: no overlays, no init of its
+/// own to talk to, no network card.
+const BWRAP: &str = "--unshare-all --new-session --die-with-parent --hostname x --uid 0 --gid 0 --ro-bind / / \
+    --dev /dev --mqueue /dev/mqueue --tmpfs /dev/shm --proc /proc --tmpfs /tmp --tmpfs /run";
 
 /// Measures it.
 pub fn run(bench: &Bench<'_>) -> Result<Vec<Line>> {
@@ -35,15 +47,20 @@ pub fn run(bench: &Bench<'_>) -> Result<Vec<Line>> {
     if image.is_ok() {
         let mut docker = docker();
         docker.args(["run", "--rm", "--network=none", &bench.options.docker_image, "/bin/busybox", "true"]);
-        contenders.push(Contender::of("docker run --rm", WHAT, move || milliseconds(&mut docker)));
+        contenders.push(Contender::new("docker run --rm", move || {
+            let took = milliseconds(&mut docker)?;
+            Ok(Figures::from([(WHAT, took), (NAMESPACES.what, took)]))
+        }));
     }
     let mut bwrap = Command::new("bwrap");
-    bwrap
-        .args(["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--unshare-all"])
-        .arg("--bind")
-        .args([&place, &place])
-        .arg("true");
-    contenders.push(Contender::of("bwrap", WHAT, move || milliseconds(&mut bwrap)));
+    bwrap.args(BWRAP.split_ascii_whitespace()).arg("--bind").args([&place, &place]).arg("true");
+    let mut namespaces = bench.sekexe.exec_in("namespaces");
+    namespaces.args(["--network", "none", "--", "true"]);
+    contenders.push(Contender::new("bwrap", move || {
+        let took = milliseconds(&mut bwrap)?;
+        Ok(Figures::from([(WHAT, took), (NAMESPACES.what, took)]))
+    }));
+    contenders.push(Contender::of("namespaces", NAMESPACES.what, move || milliseconds(&mut namespaces)));
     match debian {
         Ok(debian) => contenders.push(Contender::of("Debian's linux.uml", WHAT, move || {
             Ok(1000.0 * seconds(|| debian.run("true"))?)
@@ -51,7 +68,7 @@ pub fn run(bench: &Bench<'_>) -> Result<Vec<Line>> {
         Err(error) => bench.miss("Debian's linux.uml", &error),
     }
     let medians = bench.take_turns("startup", contenders);
-    Ok(MEASURE.lines(&medians, "ours"))
+    Ok([GUEST.lines(&medians, "ours"), NAMESPACES.lines(&medians, "namespaces")].concat())
 }
 
 fn docker() -> Command {

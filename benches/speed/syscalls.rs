@@ -23,6 +23,14 @@ const MEASURES: [Measure; 5] = [
     Measure { what: "fork+exec of true", unit: "µs", bar: Some(Bar::AtMost(3500.0)), peers: PEERS },
 ];
 
+const NATIVE: &[(&str, Option<Bar>)] = &[("native", Some(Bar::TimesPeer(1.05)))];
+
+/// The same in namespaces, where the kernel is the host's: its name there, and the measure.
+const IN_NAMESPACES: [(&str, Measure); 2] = [
+    ("getppid", Measure { what: "getppid, namespaces", unit: "µs", bar: None, peers: NATIVE }),
+    ("page fault", Measure { what: "page fault, namespaces", unit: "µs", bar: None, peers: NATIVE }),
+];
+
 /// Measures them.
 pub fn run(bench: &Bench<'_>) -> Result<Vec<Line>> {
     let program = compile(bench.sekexe.work())?;
@@ -34,16 +42,29 @@ pub fn run(bench: &Bench<'_>) -> Result<Vec<Line>> {
         })
     };
     let kernel = |path: &Path| vec![format!("--kernel={}", path.display())];
-    let native = Contender::new("native", || parse(&measure::run(&mut Command::new(program))?));
+    // For both comparisons: what the figure is called beside namespaces is another name of it.
+    let both = |figures: Figures| -> Figures {
+        let named =
+            IN_NAMESPACES.iter().filter_map(|(name, measure)| Some((measure.what, *figures.get(name)?)));
+        named.collect::<Vec<_>>().into_iter().chain(figures.clone()).collect()
+    };
+    let native =
+        Contender::new("native", move || Ok(both(parse(&measure::run(&mut Command::new(program))?)?)));
+    let namespaces = Contender::new("namespaces", move || {
+        Ok(both(parse(&measure::run(sekexe.exec_in("namespaces").arg("--").arg(program))?)?))
+    });
     let mut contenders = vec![
         native,
+        namespaces,
         guest("ours", vec![]),
         guest("ours, 1 CPU", vec!["--cpus=1".into()]),
         guest("Debian's linux.uml", kernel(&bench.options.debian)),
     ];
     contenders.extend(bench.options.stock.iter().map(|path| guest("7.3 unpatched", kernel(path))));
     let medians = bench.take_turns("syscalls", contenders);
-    Ok(MEASURES.iter().flat_map(|measure| measure.lines(&medians, "ours")).collect())
+    let mut lines: Vec<Line> = MEASURES.iter().flat_map(|measure| measure.lines(&medians, "ours")).collect();
+    lines.extend(IN_NAMESPACES.iter().flat_map(|(_, measure)| measure.lines(&medians, "namespaces")));
+    Ok(lines)
 }
 
 fn compile(place: &Path) -> Result<PathBuf> {

@@ -19,7 +19,7 @@ pub enum Bar {
 }
 
 /// One measure, ours beside one peer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Line {
     what: &'static str,
     unit: &'static str,
