@@ -2,43 +2,38 @@
 //! writes the words that [`crate::ci`] composes.
 //!
 //! Our words go to standard error, unless a system reads them elsewhere, and never into the middle of
-//! a line of the command's. Where the command's output shall not be obeyed, a word that nobody can
-//! guess makes the system obey again; it is said on the command's own standard output, so that it
-//! cannot overtake what stands before it there, and only after our readers have emptied both pipes.
+//! a line of the command's.
 
+mod fence;
+mod matchers;
 mod reports;
 
 use std::cell::RefCell;
-use std::fs::{self, File, OpenOptions};
-use std::io::{IsTerminal, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use sekexe_init::protocol;
 
 use super::Environment;
 use crate::ci::annotation::{Annotation, Level};
-use crate::ci::matcher::{Obey, Scanner, builtin, format};
+use crate::ci::matcher::Scanner;
 use crate::ci::places::Places;
 use crate::ci::provider::{self, Group, Limits, PLAIN, Provider, Stream, Told};
 use crate::ci::{events, selection, summary};
-use crate::cli::ci::{ALL, AUTO, CiArgs, NONE};
+use crate::cli::ci::{AUTO, NONE};
 use crate::cli::exec::{ExecArgs, MachineArgs};
 use crate::machine::hidden;
 use crate::report::status;
 use crate::session::Output;
 use crate::step;
-use crate::sys::pipe;
 use reports::Reports;
 
-/// Largest matcher file.
-const LARGEST: u64 = 1 << 20;
-/// How long the readers of our output have to take what the command wrote.
-const READERS: Duration = Duration::from_secs(2);
 /// The name of our group, which is the only one.
 const GROUP: &str = "sekexe_ci";
 
@@ -97,12 +92,12 @@ impl Face {
         let workdir =
             machine.workdir.as_ref().map_or(current_dir.clone(), |workdir| current_dir.join(workdir));
         let places = Places::new(workspace.as_deref(), &workdir, hidden);
-        let token = args.fence_commands.then(|| provider.map(fence_token)).flatten().transpose()?.flatten();
+        let token = args.fence_commands.then(|| provider.map(fence::token)).flatten().transpose()?.flatten();
         let summary = args.summary.clone();
         Ok(Some(Self {
-            scanner: scanner(args, provider, &places, reports.are_written())?,
+            scanner: matchers::scanner(args, provider, &places, reports.are_written())?,
             stream: match &token {
-                Some(_) if !is_file(std::io::stdout().as_fd()) => Stream::Stdout,
+                Some(_) if !fence::is_file(std::io::stdout().as_fd()) => Stream::Stdout,
                 _ => provider.map_or(Stream::Stderr, Provider::stream),
             },
             color: env.color,
@@ -146,7 +141,7 @@ impl Face {
             self.say("\n");
         }
         if let Some([_, resume]) = self.fence() {
-            wait_for_readers();
+            fence::wait_for_readers();
             self.say(&resume);
         }
         if let Some(group) = self.group() {
@@ -254,87 +249,6 @@ fn secrets(machine: &MachineArgs, env: &Environment) -> Vec<String> {
         (step::is_secret(name) && !value.is_empty()).then(|| value.to_owned())
     });
     values.collect()
-}
-
-/// The scanner, unless there is nothing to find and nobody to obey.
-fn scanner(
-    args: &CiArgs,
-    provider: Option<&'static dyn Provider>,
-    places: &Places,
-    are_written: bool,
-) -> Result<Option<Rc<RefCell<Scanner>>>> {
-    let has = |word: &str| args.matchers.iter().any(|name| name == word);
-    if has(NONE) && (args.matchers.len() > 1 || !args.matcher.is_empty()) {
-        bail!("--matchers none: other matchers are asked for too; leave one of them out");
-    }
-    let named = !args.matchers.is_empty() || !args.matcher.is_empty();
-    // Outside of a CI nobody who only wants a group has asked for this.
-    let in_ci = provider.is_some_and(|ci| ci.name() != PLAIN.name() || ci.name() == args.ci);
-    let all = has(ALL) || (!named && (in_ci || are_written));
-    if has(NONE) || !(named || all) {
-        return Ok(None);
-    }
-    let mut matchers = Vec::new();
-    for path in args.matcher.iter().rev() {
-        let text = fs::read_to_string(path).with_context(|| format!("--matcher {}", path.display()))?;
-        let read = format::parse(&text);
-        matchers.extend(read.map_err(|why| anyhow::anyhow!("--matcher {}, {why}", path.display()))?);
-    }
-    matchers.extend(builtin::load(|name| all || has(name))?);
-    let obey = match provider {
-        _ if args.fence_commands => Obey::Nothing,
-        Some(provider) if provider.has_matchers() => Obey::Leaving,
-        _ => Obey::Everything,
-    };
-    let places = places.clone();
-    let load = Box::new(move |path: &str| load(&places, path));
-    Ok(Some(Rc::new(RefCell::new(Scanner::new(matchers, obey, load)?))))
-}
-
-/// Reads the matcher file that a script names: one of the repository, as its own name must not lead us
-/// to what the script may not read.
-fn load(places: &Places, path: &str) -> Result<Vec<format::Matcher>> {
-    let Some(real) = places.find(path, None) else {
-        bail!("{path}: there is no such file in the repository")
-    };
-    let mut text = String::new();
-    File::open(real)
-        .and_then(|file| file.take(LARGEST).read_to_string(&mut text))
-        .with_context(|| path.to_owned())?;
-    format::parse(&text).map_err(|why| anyhow::anyhow!("{path}, {why}"))
-}
-
-/// The word that lets a system obey again; nothing where it obeys nothing anyway.
-fn fence_token(provider: &'static dyn Provider) -> Result<Option<String>> {
-    if provider.fence("").is_none() {
-        if provider.obeys_output() {
-            bail!(
-                "--fence-commands: {} has no word that stops it from obeying; send the output to a file",
-                provider.name()
-            );
-        }
-        return Ok(None);
-    }
-    let mut bytes = [0; 16];
-    File::open("/dev/urandom")
-        .and_then(|mut file| file.read_exact(&mut bytes))
-        .context("--fence-commands")?;
-    Ok(Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
-}
-
-/// Whether the system cannot be what reads this.
-fn is_file(fd: BorrowedFd<'_>) -> bool {
-    !fd.is_terminal() && pipe::unread(fd).is_none()
-}
-
-/// Waits until whoever reads our streams has taken everything that the command wrote.
-fn wait_for_readers() {
-    let deadline = Instant::now() + READERS;
-    let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
-    let is_unread = |fd| pipe::unread(fd).is_some_and(|bytes| bytes > 0);
-    while (is_unread(stdout.as_fd()) || is_unread(stderr.as_fd())) && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 fn run(post: &provider::Post) -> Result<()> {
