@@ -9,6 +9,7 @@ mod docker;
 mod escapes;
 mod examples;
 mod exec;
+mod execns;
 mod kernel;
 mod leftovers;
 mod limits;
