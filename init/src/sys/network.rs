@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 /// Of `linux/if_packet.h`.
 const PACKET_VNET_HDR: libc::c_int = 15;
@@ -36,7 +36,8 @@ pub fn open_tap(name: &str) -> io::Result<OwnedFd> {
 /// Opens a socket that has every frame of an interface, with the same header, and none of its own.
 pub fn open_packet_socket(index: u32) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let socket = socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll)?;
+    // With a protocol it would listen at once, and to listen elsewhere waits for a grace period.
+    let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
     for (level, option, value, needed) in [
         (libc::SOL_PACKET, PACKET_VNET_HDR, 1, true),
         (libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1, true),
