@@ -155,7 +155,7 @@ impl Prepared<'_> {
     fn set_up_namespaces(
         &mut self,
         plan: plan::Plan,
-        layers: Layers,
+        mut layers: Layers,
         mut machine: Machine,
         window_size: Option<SizeOf>,
     ) -> Result<Up> {
@@ -164,7 +164,6 @@ impl Prepared<'_> {
         warnings.extend(layers.notes.iter().cloned());
         // The host's root is exempt from the limit of a user's processes.
         let limited = machine.has_group() || !plan.host_root;
-        let ground = Ground::Namespaces(namespaces::ground(&plan, layers, machine.has_group()));
         let mut shadows = shadows::find(&self.access.rootfs, &self.access.hidden, false);
         if plan.in_user_namespace {
             shadows.extend(shadows::filled(&self.access.rootfs));
@@ -175,7 +174,10 @@ impl Prepared<'_> {
             true => network::additions_of_host(),
             false => additions.unwrap_or_default(),
         };
-        shadows.extend(names::shadows(&self.access.rootfs, &additions));
+        let names = names::shadows(&self.access.rootfs, &additions);
+        layers.give_way(&names);
+        shadows.extend(names);
+        let ground = Ground::Namespaces(namespaces::ground(&plan, layers, machine.has_group()));
         let mut boot = self.boot_message(shadows, plan.writable, plan.max_tasks, ground);
         boot.network = card
             .as_ref()

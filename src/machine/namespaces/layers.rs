@@ -13,7 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use sekexe_init::protocol::{ByteBuf, Layer, LayerKind};
+use sekexe_init::protocol::{ByteBuf, Layer, LayerKind, Shadow};
 
 /// Top-level directories that the machine has its own of.
 const OWN: [&str; 5] = ["proc", "sys", "dev", "run", "tmp"];
@@ -84,6 +84,13 @@ impl Layers {
     /// Whether there is something among them that commands must not remount.
     pub fn need_seal(&self) -> bool {
         self.all.iter().any(|layer| layer.kind == LayerKind::ReadOnly)
+    }
+
+    /// Leaves out copies of files that others stand in for: container engines mount the host's
+    /// names over the container's.
+    pub fn give_way(&mut self, files: &[Shadow]) {
+        let replaced = |layer: &Layer| files.iter().any(|file| file.path == layer.path);
+        self.all.retain(|layer| layer.kind != LayerKind::Copy || !replaced(layer));
     }
 }
 
