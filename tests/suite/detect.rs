@@ -50,7 +50,7 @@ fn names(value: &Value, around: &str, found: &mut Vec<String>) {
 
 /// Installs a seccomp filter and becomes another program: the filter's answer, the numbers of the
 /// system calls that get it, `--`, the program.
-const FILTER: &str = "
+pub const FILTER: &str = "
 import ctypes, os, struct, sys
 end = sys.argv.index('--')
 answer, numbers = int(sys.argv[1]), [int(number) for number in sys.argv[2:end]]
@@ -77,7 +77,7 @@ fn detect_filtered(place: &Place, answer: u32, calls: &[i64]) -> Value {
 }
 
 /// A filter's answer that fails a call with an error.
-fn fail(errno: i32) -> u32 {
+pub fn fail(errno: i32) -> u32 {
     nix::libc::SECCOMP_RET_ERRNO | errno as u32
 }
 
