@@ -1,7 +1,7 @@
 //! Looking for errors and warnings in what a command prints: all built-in matchers over a large log.
 //!
 //! The log is what a build prints: mostly lines of no interest, and now and then what one of the tools
-//! really says (`matchers/samples`). Beside it `grep` looks for two words.
+//! really says (`src/ci/matchers/samples`). Beside it `grep` looks for two words.
 
 use std::fs;
 use std::io::Write;
@@ -75,7 +75,7 @@ fn look(log: &[u8]) -> Result<(Duration, Duration)> {
 }
 
 fn write_log(path: &Path) -> Result<()> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("matchers/samples");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ci/matchers/samples");
     let names = fs::read_dir(&directory).with_context(|| directory.display().to_string())?;
     let mut names: Vec<_> = names.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     names.retain(|name| name.extension().is_some_and(|extension| extension == "log"));

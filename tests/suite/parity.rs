@@ -63,7 +63,7 @@ const STEPS: &[Step] = &[
     step(Of::Command, "kill -KILL $$", "").ending(137),
     step(Of::Command, "sleep 1000", "").with(&["--timeout", "400ms"]).ending(124),
     step(Of::Command, "no-such-program", "").ending(127),
-    step(Of::Command, "/etc/passwd", "").ending(126),
+    step(Of::Command, "exec /etc/passwd", "").ending(126),
     step(Of::Command, "cd /no/such", "").ending(1),
     step(Of::Command, "pwd", "").with(&["--workdir", "/no/such"]).ending(125),
     // What it is born with.

@@ -8,7 +8,7 @@ use super::format::{self, Matcher};
 /// A tool's name, for `--matchers`, and its file.
 macro_rules! files {
     ($($tool:literal),+ $(,)?) => {
-        [$(($tool, include_str!(concat!("../../../matchers/", $tool, ".json")))),+]
+        [$(($tool, include_str!(concat!("../matchers/", $tool, ".json")))),+]
     };
 }
 

@@ -1,4 +1,4 @@
-//! The built-in matchers on what their tools really print (`matchers/samples`), and the scanner on
+//! The built-in matchers on what their tools really print (`src/ci/matchers/samples`), and the scanner on
 //! what scripts may do.
 
 use anyhow::bail;
@@ -42,7 +42,7 @@ fn describe(found: &Found) -> String {
 }
 
 fn sample(name: &str) -> String {
-    let path = format!("{}/matchers/samples/{name}.log", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/src/ci/matchers/samples/{name}.log", env!("CARGO_MANIFEST_DIR"));
     scan(&std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}")))
 }
 

@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn pytest_tells_the_place_in_its_text() {
-        let path = format!("{}/matchers/samples/pytest.xml", env!("CARGO_MANIFEST_DIR"));
+        let path = format!("{}/src/ci/matchers/samples/pytest.xml", env!("CARGO_MANIFEST_DIR"));
         insta::assert_snapshot!(told(&std::fs::read_to_string(path).unwrap()), @r#"
         Some("test_app.py") Some(7) Some("test_app.test_divide") assert 2.0 == 3
         Some("test_app.py") Some(4) Some("test_app.test_zero") ZeroDivisionError: division by zero
