@@ -58,6 +58,10 @@ impl Namespaces {
 }
 
 fn keep(dir: &Path, situation: &[u8]) -> std::io::Result<()> {
+    // A home directory that does not exist is not ours to make.
+    if !dir.ancestors().nth(2).is_some_and(Path::is_dir) {
+        return Ok(());
+    }
     fs::create_dir_all(dir)?;
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
     file.write_all(situation)?;
