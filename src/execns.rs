@@ -131,6 +131,12 @@ pub fn execns_keeping(
         group: None,
         max_tasks: None,
     };
-    let entered = namespaces::enter(&entry, |_| Ok(()))?.confirm()?;
-    proxy::stand_in_for(entered.pid, &entered.pidfd)
+    let mask = proxy::hold_signals().map_err(|errno| (Stage::Prepare, errno.into()))?;
+    match namespaces::enter(&entry, |_| Ok(())).and_then(|entered| entered.confirm()) {
+        Ok(entered) => proxy::stand_in_for(entered.pid, &entered.pidfd),
+        Err(failure) => {
+            let _ = mask.thread_set_mask();
+            Err(failure.into())
+        }
+    }
 }

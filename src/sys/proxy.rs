@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -23,13 +23,18 @@ const PASSED_ON: [Signal; 9] = [
     Signal::SIGALRM,
 ];
 
+/// Holds those signals back, from before there is a child that could be meant by them. Returns the
+/// mask that was.
+pub fn hold_signals() -> nix::Result<SigSet> {
+    let set: SigSet = PASSED_ON.into_iter().collect();
+    set.thread_swap_mask(SigmaskHow::SIG_BLOCK)
+}
+
 /// Becomes the child's stand-in: passes signals on, and ends as it ends. Never returns.
 ///
-/// A terminal's signals reach the child by themselves, which is in our process group.
+/// The signals are held ([`hold_signals`]). A terminal's reach the child by themselves, which is in our process group.
 pub fn stand_in_for(pid: Pid, pidfd: &OwnedFd) -> ! {
-    let mut set = SigSet::empty();
-    PASSED_ON.into_iter().for_each(|signal| set.add(signal));
-    let _ = set.thread_block();
+    let set: SigSet = PASSED_ON.into_iter().collect();
     let signals = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).ok();
     loop {
         let mut fds = vec![PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::waitpid;
 use sekexe_ci::execns::{Flags, execns, execns_keeping};
 
@@ -249,7 +249,8 @@ fn descriptors() -> Vec<String> {
 
 fn fail_and_go_on() {
     let held = File::open("/etc/passwd").unwrap();
-    let before = (std::process::id(), descriptors());
+    let state = || (std::process::id(), descriptors(), SigSet::thread_get_mask().unwrap());
+    let before = state();
     let argv = [CString::from(c"program")];
     let all = Flags::USER | Flags::PID | Flags::MOUNT;
     for (path, keep, errno) in [
@@ -260,7 +261,7 @@ fn fail_and_go_on() {
         let Err(failure) = execns_keeping(&keep, all, path, &argv, &[]);
         assert_eq!(failure.errno(), errno, "{failure}");
         assert_eq!(failure.is_of_program(), errno != libc::EBADF);
-        assert_eq!((std::process::id(), descriptors()), before);
+        assert_eq!(state(), before);
         assert_eq!(waitpid(None, None), Err(Errno::ECHILD));
     }
     assert!(held.as_raw_fd() > 2);
