@@ -91,7 +91,10 @@ fn client(address: &str, port: &str) -> [String; 6] {
 /// machines' measures, so that each machine can be put beside it.
 fn figures(command: &mut Command) -> Result<Figures> {
     let output = measure::run(command.stdin(Stdio::null()))?;
-    let text = String::from_utf8_lossy(&output.stdout);
+    figures_of(&String::from_utf8_lossy(&output.stdout))
+}
+
+fn figures_of(text: &str) -> Result<Figures> {
     let numbers: Vec<f64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     let [up, down, connect] = numbers[..] else { bail!("the client said {text:?}") };
     Ok(Figures::from([
@@ -104,44 +107,31 @@ fn figures(command: &mut Command) -> Result<Figures> {
     ]))
 }
 
-/// A network namespace that slirp4netns connects, with the client in it.
+/// A network namespace that slirp4netns connects, with the client in it. The client begins when
+/// there is a way to the host.
 fn slirp(port: &str) -> Result<Figures> {
-    let mut inside = Command::new("unshare");
-    inside.args([
-        "--user",
-        "--map-root-user",
-        "--net",
-        "sh",
-        "-c",
-        "echo $$; read ready; exec python3 \"$@\"",
-        "sh",
-    ]);
-    inside.args(client("10.0.2.2", port)).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let begin =
+        "echo $$; until ip -4 route get 10.0.2.2 > /dev/null 2>&1; do sleep 0.02; done; exec python3 \"$@\"";
+    let mut inside = Command::new("timeout");
+    inside.args(["60", "unshare", "--user", "--map-root-user", "--net", "sh", "-c", begin, "sh"]);
+    inside.args(client("10.0.2.2", port)).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut inside = inside.spawn().context("start unshare")?;
     let mut stdout = BufReader::new(inside.stdout.take().context("a pipe")?);
     let mut pid = String::new();
     stdout.read_line(&mut pid)?;
     let userns = format!("--userns-path=/proc/{}/ns/user", pid.trim());
     let mut slirp = Command::new("slirp4netns")
-        .args(["--configure", "--mtu=65520", "--ready-fd=1", &userns, pid.trim(), "tap0"])
-        .stdout(Stdio::piped())
+        .args(["--configure", "--mtu=65520", &userns, pid.trim(), "tap0"])
+        .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .context("start slirp4netns")?;
-    let ready = slirp.stdout.take().context("a pipe")?.read(&mut [0; 1])?;
     let mut text = String::new();
-    if ready == 1 {
-        inside.stdin.take().context("a pipe")?.write_all(b"\n")?;
-        stdout.read_to_string(&mut text)?;
-    }
+    stdout.read_to_string(&mut text)?;
     let _ = slirp.kill();
     slirp.wait()?;
-    drop(inside.stdin.take());
     inside.wait()?;
-    if ready == 0 {
-        bail!("slirp4netns did not get ready");
-    }
-    figures(Command::new("echo").arg(text))
+    figures_of(&text)
 }
 
 /// The host's gateway: the address at which pasta shows the host's loopback.
