@@ -130,20 +130,15 @@ fn run(place: &Place, step: &Step) -> Ran {
 
 fn check(place: &Place) {
     for step in STEPS {
-        let ran = run(place, step);
         if has(place.kind(), step.of) {
+            let ran = run(place, step);
             let found = (ran.status, ran.stdout.as_str());
-            assert_eq!(
-                found,
-                (step.status, step.stdout),
-                "{} on {}: {}",
-                step.script,
-                place.kind(),
-                ran.stderr
-            );
+            let expected = (step.status, step.stdout);
+            assert_eq!(found, expected, "{} on {}: {}", step.script, place.kind(), ran.stderr);
         } else if step.of != Of::Machine {
-            ran.ended_with(125).says(&format!("--isolation {}", place.kind()));
+            run(place, step).ended_with(125).says(&format!("--isolation {}", place.kind()));
         }
+        // What is about a machine is never run without one: it would be done to the host.
     }
     place.assert_nothing_left();
 }
