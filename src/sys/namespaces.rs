@@ -221,6 +221,23 @@ impl OwnMaps {
     }
 }
 
+/// Gives every signal its default action: what our caller ignored is no business of a machine's.
+/// For the child: allocates nothing.
+fn ignore_nothing() {
+    /// `struct sigaction` as the kernel has it; all zeroes is the default action. The C library's own
+    /// function refuses the two signals that it keeps for itself.
+    #[repr(C)]
+    struct KernelAction([u64; 4]);
+    let default = KernelAction([0; 4]);
+    for signal in 1..=64 {
+        // SAFETY: the kernel reads an action of this size, and writes none.
+        unsafe {
+            let none = ptr::null_mut::<KernelAction>();
+            libc::syscall(libc::SYS_rt_sigaction, signal, ptr::from_ref(&default), none, size_of::<u64>());
+        }
+    }
+}
+
 /// Writes a small file in one call. For the child: allocates nothing.
 fn write_file(path: &CStr, text: &CStr) -> Result<(), Errno> {
     // SAFETY: the path is NUL-terminated; the descriptor is checked, used and closed right here.
@@ -303,6 +320,7 @@ fn become_program(
                 check(libc::fcntl(*fd, libc::F_SETFD, 0), Stage::Prepare)?;
             }
             if entry.detached {
+                ignore_nothing();
                 check(libc::setsid(), Stage::Prepare)?;
             }
             if let Some(cpus) = cpus {

@@ -69,7 +69,7 @@ const STEPS: &[Step] = &[
     // What it is born with.
     step(Of::Command, "grep -E 'Sig(Blk|Ign)' /proc/self/status", NO_SIGNALS),
     step(Of::Command, "ls /proc/self/fd", "0\n1\n2\n3\n"),
-    step(Of::Command, "umask; cat /proc/self/oom_score_adj; nice", "0022\n0\n0\n"),
+    step(Of::Command, "umask; cat /proc/self/oom_score_adj", "0022\n0\n"),
     step(Of::Command, "[ $$ = $(ps -o sid= -p $$) ] && (: < /dev/tty) 2> /dev/null || echo no terminal", "no terminal\n"),
     step(Of::Command, "pwd; echo $PWD", "/usr/bin\n/usr/bin\n").with(&["--workdir", "/usr/bin"]),
     step(Of::Command, "echo \"$A|$B\"", "x  y|$(id)\n").with(&["--env", "A=x  y", "--env", "B=$(id)"]),
