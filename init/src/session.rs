@@ -120,16 +120,21 @@ impl Session {
         }
     }
 
-    /// No more bytes will come. A terminal that ends has hung up: closing our side of it makes the
-    /// kernel tell whoever runs there.
+    /// No more bytes will come. A terminal that ends has hung up.
     pub fn end_input(&mut self) {
         self.input_ended = true;
         if self.terminal {
-            self.stdin = None;
-            self.outputs = [None, None];
+            self.hang_up();
         } else if self.pending.is_empty() {
             self.stdin = None;
         }
+    }
+
+    /// Closes our side of the terminal; the kernel tells whoever runs there, and a shell that is
+    /// between looking for signals and reading its next line finds the end of its input.
+    fn hang_up(&mut self) {
+        self.stdin = None;
+        self.outputs = [None, None];
     }
 
     /// The descriptor to wait on before [`Session::feed_input`], if there is something to feed.
@@ -219,9 +224,13 @@ impl Session {
         Some((outcome(ended.status, oom_kills), usage))
     }
 
-    /// Sends a signal to its process group, or to everything it started.
-    pub fn signal(&self, signal: i32, everything: bool) {
+    /// Sends a signal to its process group, or to everything it started. To a terminal `SIGHUP` is
+    /// what its name says.
+    pub fn signal(&mut self, signal: i32, everything: bool) {
         let Ok(signal) = Signal::try_from(signal) else { return };
+        if self.terminal && signal == Signal::SIGHUP {
+            return self.hang_up();
+        }
         if everything && signal == Signal::SIGKILL {
             if !self.group.as_ref().is_some_and(Group::kill) {
                 for pid in processes::of_command(self.pid) {
