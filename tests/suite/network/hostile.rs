@@ -55,7 +55,7 @@ print('begin', flush=True); input()
 for attempt in range(30):
     time.sleep(1)
     try: answer = connect().recv(5).decode(); break
-    except OSError as error: answer = f'never again: {error}'
+    except OSError as error: answer = f'never again: {{error}}'
 print(answer, flush=True); input()"
         );
         let mut command = place.sekexe(["exec", "--host-loopback", &host.port, "--"]);
