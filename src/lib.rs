@@ -3,7 +3,7 @@
 //! # Map of the code
 //!
 //! ```text
-//! main -> commands -> { ci, machine, session, net, step, exposure, plan, detect, kernel } -> init's protocol -> sys -> nix
+//! main -> commands -> { github, ci, machine, session, net, step, exposure, plan, detect, kernel } -> init's protocol -> sys -> nix
 //! ```
 //!
 //! Nothing points back.
@@ -21,6 +21,7 @@
 //! - [`session`]: the host's end of the protocol: boot, spawn, stream, signal, wait.
 //! - [`net`]: the machine's network: frames in, the host's own sockets out; a thread of its own.
 //! - [`ci`]: the words of each CI; what a command's output and end mean to it.
+//! - [`github`]: check runs and comments by GitHub's API; the only place with an asynchronous runtime.
 //! - [`kernel`]: catalogue, build and cache of guest kernels.
 //! - [`detect`]: what the host gives us.
 //! - [`report`]: how it ended, as a result file, a line and an exit status.
@@ -43,6 +44,7 @@ pub mod commands;
 pub mod detect;
 pub mod execns;
 pub mod exposure;
+pub mod github;
 pub mod kernel;
 pub mod machine;
 pub mod net;

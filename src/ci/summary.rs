@@ -18,20 +18,21 @@ pub fn markdown(title: &str, facts: &[(&str, Option<String>)], findings: &Select
             writeln!(text, "| {} | {} |", cell(name), cell(value)).expect("a string takes everything");
         }
     }
-    let [errors, warnings, notices] = findings.totals;
-    if errors + warnings + notices > 0 {
-        let count = |n: usize, word: &str| match n {
-            0 => None,
-            1 => Some(format!("1 {word}")),
-            n => Some(format!("{n} {word}s")),
-        };
-        let counts = [(errors, "error"), (warnings, "warning"), (notices, "notice")];
-        let counts: Vec<String> = counts.iter().filter_map(|(n, word)| count(*n, word)).collect();
-        write!(text, "\n{}\n\n| | where | what |\n| --- | --- | --- |\n", counts.join(", "))
-            .expect("a string takes everything");
+    if let Some(counts) = counts(findings.totals) {
+        write!(text, "\n{counts}\n").expect("a string takes everything");
+    }
+    if !findings.shown.is_empty() {
+        text.push_str("\n| | where | what |\n| --- | --- | --- |\n");
         text.extend(findings.shown.iter().take(LISTED).map(row));
     }
     text
+}
+
+/// How many there are of each level, in words; nothing where there are none.
+pub fn counts(totals: [usize; 3]) -> Option<String> {
+    let counts = Level::ALL.into_iter().zip(totals).filter(|(_, n)| *n > 0);
+    let words = counts.map(|(level, n)| format!("{n} {level}{}", if n == 1 { "" } else { "s" }));
+    Some(words.collect::<Vec<_>>().join(", ")).filter(|words| !words.is_empty())
 }
 
 fn row(found: &Annotation) -> String {

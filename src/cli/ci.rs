@@ -1,4 +1,4 @@
-//! What `exec` tells a CI.
+//! What `exec` tells a CI, and where findings come from.
 
 use std::path::PathBuf;
 
@@ -19,17 +19,8 @@ pub struct CiArgs {
     /// Whose words to use for annotations and groups [default: those of the CI that this runs in]
     #[arg(long, value_name = "CI", default_value = AUTO, hide_default_value = true, value_parser = systems())]
     pub ci: String,
-    /// Whose errors and warnings to find in the output, separated by commas: all, none, or tools
-    /// [default: all in a CI or for a report, else none]
-    #[arg(long, value_name = "TOOLS", value_delimiter = ',', value_parser = matchers(), hide_possible_values = true)]
-    pub matchers: Vec<String>,
-    /// A further problem matcher in GitHub's format, repeatable; the last one is asked first
-    #[arg(long, value_name = "FILE")]
-    pub matcher: Vec<PathBuf>,
-    /// JUnit and SARIF files that the command writes and that are annotated too: a path, or a pattern
-    /// with * and ?; repeatable
-    #[arg(long, value_name = "GLOB")]
-    pub report: Vec<String>,
+    #[command(flatten)]
+    pub find: FindArgs,
     /// Write all findings as SARIF (GitHub's code scanning)
     #[arg(long, value_name = "FILE")]
     pub report_sarif: Option<PathBuf>,
@@ -56,7 +47,25 @@ pub struct CiArgs {
     pub summary: Option<PathBuf>,
 }
 
-fn systems() -> PossibleValuesParser {
+/// Where findings come from.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Annotations")]
+pub struct FindArgs {
+    /// Whose errors and warnings to find in the output, separated by commas: all, none, or tools
+    /// [default: all in a CI, for a report and for annotate, else none]
+    #[arg(long, value_name = "TOOLS", value_delimiter = ',', value_parser = matchers(), hide_possible_values = true)]
+    pub matchers: Vec<String>,
+    /// A further problem matcher in GitHub's format, repeatable; the last one is asked first
+    #[arg(long, value_name = "FILE")]
+    pub matcher: Vec<PathBuf>,
+    /// JUnit and SARIF files that the command writes and that are annotated too: a path, or a pattern
+    /// with * and ?, repeatable
+    #[arg(long, value_name = "GLOB")]
+    pub report: Vec<String>,
+}
+
+/// The names of systems.
+pub fn systems() -> PossibleValuesParser {
     PossibleValuesParser::new([AUTO, NONE].into_iter().chain(provider::names()))
 }
 

@@ -1,5 +1,6 @@
 //! What may be typed. No I/O, no defaults that depend on the machine.
 
+pub mod annotate;
 pub mod ci;
 pub mod detect;
 pub mod exec;
@@ -56,6 +57,8 @@ pub enum Command {
     Shell(Box<exec::ShellArgs>),
     /// Execute a program in fresh namespaces, with every other file closed
     Execns(execns::ExecnsArgs),
+    /// Show what went wrong in a log: beside the code on GitHub, or in the words of the CI
+    Annotate(Box<annotate::AnnotateArgs>),
     /// Show what this host can do, why not more, and what would change that
     Detect(detect::DetectArgs),
     /// Build, list, find and remove guest kernels

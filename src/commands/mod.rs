@@ -1,6 +1,7 @@
 //! One file for each command. Only here is the environment read, are messages written, and are the
 //! other modules wired together.
 
+pub mod annotate;
 pub mod detect;
 pub mod exec;
 pub mod execns;
@@ -117,6 +118,7 @@ fn dispatch(cli: &Cli, env: &Environment) -> Result<Status> {
         Command::Exec(args) => exec::run(args, env),
         Command::Shell(args) => shell::run(args, env),
         Command::Execns(args) => execns::run(args, env),
+        Command::Annotate(args) => annotate::run(args, env),
         Command::Detect(args) => detect::run(args, env),
         Command::Kernel(args) => kernel::run(args, env),
         Command::Completions { shell } => extras::completions(*shell),

@@ -25,13 +25,13 @@ fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("ci-examples")
 }
 
-fn yaml(name: &str) -> Value {
+pub fn yaml(name: &str) -> Value {
     let text = fs::read_to_string(examples().join(name)).unwrap();
     serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 /// A job of that CI in a repository with a `ci/test.sh`, run as it runs a script.
-fn run(variables: &[(&str, &str)], script: &str) -> (Place, Ran) {
+pub fn run(variables: &[(&str, &str)], script: &str) -> (Place, Ran) {
     let place = Place::new();
     write_test(&place.path("work"));
     symlink(program(), place.path("home/sekexe-ci")).unwrap();

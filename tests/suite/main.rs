@@ -10,6 +10,7 @@ mod escapes;
 mod examples;
 mod exec;
 mod execns;
+mod github;
 mod isolation;
 mod kernel;
 mod leftovers;

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::{Group, Lookup, Provider, is_true};
+use super::{Group, Lookup, Project, Provider, is_true, project};
 use crate::ci::annotation::{Annotation, Level};
 
 pub struct Azure;
@@ -56,6 +56,21 @@ impl Provider for Azure {
 
     fn mask(&self, secret: &str) -> Option<String> {
         Some(format!("##vso[task.setsecret]{}\n", data(secret)))
+    }
+
+    fn project(&self, lookup: &Lookup<'_>) -> Project {
+        let page = || {
+            let (server, project) = (lookup("SYSTEM_COLLECTIONURI")?, lookup("SYSTEM_TEAMPROJECTID")?);
+            let (build, job) = (lookup("BUILD_BUILDID")?, lookup("SYSTEM_JOBID")?);
+            Some(format!("{server}{project}/_build/results?buildId={build}&view=logs&j={job}"))
+        };
+        let commit = lookup("SYSTEM_PULLREQUEST_SOURCECOMMITID");
+        Project {
+            repository: lookup("BUILD_REPOSITORY_NAME"),
+            commit: commit.or_else(|| lookup("BUILD_SOURCEVERSION")),
+            pull_request: lookup("SYSTEM_PULLREQUEST_PULLREQUESTNUMBER").as_deref().and_then(project::number),
+            page: page(),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Buildkite: groups in the log, and one annotation above it, which `buildkite-agent` posts.
 
-use super::{Group, Lookup, Post, Provider, Told, is_true};
+use super::{Group, Lookup, Post, Project, Provider, Told, is_true, project};
 
 pub struct Buildkite;
 
@@ -27,6 +27,16 @@ impl Provider for Buildkite {
         // Of the same context, so that several commands of one step add to one annotation.
         let command = ["buildkite-agent", "annotate", "--append", "--context", "sekexe-ci", "--style", style];
         vec![Post { command: command.map(str::to_owned).into(), input: told.summary.to_owned() }]
+    }
+
+    fn project(&self, lookup: &Lookup<'_>) -> Project {
+        let page = || Some(format!("{}#{}", lookup("BUILDKITE_BUILD_URL")?, lookup("BUILDKITE_JOB_ID")?));
+        Project {
+            repository: lookup("BUILDKITE_REPO").as_deref().and_then(project::repository),
+            commit: lookup("BUILDKITE_COMMIT"),
+            pull_request: lookup("BUILDKITE_PULL_REQUEST").as_deref().and_then(project::number),
+            page: page(),
+        }
     }
 }
 

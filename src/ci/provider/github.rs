@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::{Group, Limits, Lookup, Provider, is_true};
+use super::{Group, Limits, Lookup, Project, Provider, is_true, project};
 use crate::ci::annotation::Annotation;
 
 pub struct GitHub;
@@ -54,6 +54,23 @@ impl Provider for GitHub {
 
     fn summary_variable(&self) -> Option<&'static str> {
         Some("GITHUB_STEP_SUMMARY")
+    }
+
+    fn project(&self, lookup: &Lookup<'_>) -> Project {
+        let repository = lookup("GITHUB_REPOSITORY");
+        let reference = lookup("GITHUB_REF").unwrap_or_default();
+        let request = reference.strip_prefix("refs/pull/").and_then(|rest| rest.split('/').next());
+        let server = lookup("GITHUB_SERVER_URL");
+        let page = || {
+            let (server, repository) = (server?, repository.as_ref()?);
+            Some(format!("{server}/{repository}/actions/runs/{}", lookup("GITHUB_RUN_ID")?))
+        };
+        Project {
+            page: page(),
+            commit: lookup("GITHUB_SHA"),
+            pull_request: request.and_then(project::number),
+            repository,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::SystemTime;
 
-use super::{Group, Lookup, Provider, is_true};
+use super::{Group, Lookup, Project, Provider, is_true, project};
 use crate::ci::clock::seconds;
 
 pub struct GitLab;
@@ -28,6 +28,16 @@ impl Provider for GitLab {
 
     fn close_group(&self, group: &Group<'_>, now: SystemTime) -> Option<String> {
         Some(format!("\x1b[0Ksection_end:{}:{}\r\x1b[0K\n", seconds(now), group.id))
+    }
+
+    /// Of a project that GitLab builds for GitHub; what it builds for itself is none of GitHub's.
+    fn project(&self, lookup: &Lookup<'_>) -> Project {
+        Project {
+            repository: lookup("CI_EXTERNAL_PULL_REQUEST_TARGET_REPOSITORY"),
+            commit: lookup("CI_EXTERNAL_PULL_REQUEST_SOURCE_BRANCH_SHA").or_else(|| lookup("CI_COMMIT_SHA")),
+            pull_request: lookup("CI_EXTERNAL_PULL_REQUEST_IID").as_deref().and_then(project::number),
+            page: lookup("CI_JOB_URL"),
+        }
     }
 }
 

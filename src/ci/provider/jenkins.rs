@@ -1,6 +1,6 @@
 //! Jenkins: annotations come from a file that the plugin warnings-ng reads (`--report-warnings`).
 
-use super::{Lookup, Provider};
+use super::{Lookup, Project, Provider, project};
 
 pub struct Jenkins;
 
@@ -15,5 +15,14 @@ impl Provider for Jenkins {
 
     fn workspace_variable(&self) -> Option<&'static str> {
         Some("WORKSPACE")
+    }
+
+    fn project(&self, lookup: &Lookup<'_>) -> Project {
+        Project {
+            repository: lookup("GIT_URL").as_deref().and_then(project::repository),
+            commit: lookup("GIT_COMMIT"),
+            pull_request: lookup("CHANGE_ID").as_deref().and_then(project::number),
+            page: lookup("BUILD_URL"),
+        }
     }
 }

@@ -15,6 +15,7 @@ mod github;
 mod gitlab;
 mod jenkins;
 mod plain;
+mod project;
 mod teamcity;
 mod travis;
 mod woodpecker;
@@ -22,6 +23,7 @@ mod woodpecker;
 use std::time::SystemTime;
 
 use super::annotation::Annotation;
+pub use project::Project;
 
 /// Asks for one of the environment's variables.
 pub type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
@@ -187,6 +189,11 @@ pub trait Provider: Sync {
         None
     }
 
+    /// What is built, where that may be a repository on GitHub.
+    fn project(&self, _lookup: &Lookup<'_>) -> Project {
+        Project::default()
+    }
+
     /// Programs to run, where that is how a system is told.
     fn posts(&self, _told: &Told<'_>, _lookup: &Lookup<'_>) -> Vec<Post> {
         Vec::new()
@@ -233,6 +240,69 @@ mod tests {
             assert_eq!(detected(variables), Some(expected), "{variables:?}");
         }
         assert_eq!(detected(&[("CI", "true"), ("GITHUB_ACTIONS", "false")]), None);
+    }
+
+    #[test]
+    fn jobs_of_other_systems_say_which_repository_they_build() {
+        let project = |name: &str, variables: &[(&str, &str)]| {
+            let lookup = |wanted: &str| {
+                variables.iter().find(|(known, _)| *known == wanted).map(|(_, value)| (*value).to_owned())
+            };
+            let Project { repository, commit, pull_request, .. } = named(name).unwrap().project(&lookup);
+            (repository.unwrap_or_default(), commit.unwrap_or_default(), pull_request)
+        };
+        let expected = ("o/r".to_owned(), "abc".to_owned(), Some(7));
+        for (name, variables) in [
+            (
+                "github",
+                &[("GITHUB_REPOSITORY", "o/r"), ("GITHUB_SHA", "abc"), ("GITHUB_REF", "refs/pull/7/merge")][..],
+            ),
+            (
+                "travis",
+                &[
+                    ("TRAVIS_REPO_SLUG", "o/r"),
+                    ("TRAVIS_COMMIT", "merge"),
+                    ("TRAVIS_PULL_REQUEST_SHA", "abc"),
+                    ("TRAVIS_PULL_REQUEST", "7"),
+                ],
+            ),
+            (
+                "buildkite",
+                &[
+                    ("BUILDKITE_REPO", "git@github.com:o/r.git"),
+                    ("BUILDKITE_COMMIT", "abc"),
+                    ("BUILDKITE_PULL_REQUEST", "7"),
+                ],
+            ),
+            (
+                "circleci",
+                &[
+                    ("CIRCLE_PROJECT_USERNAME", "o"),
+                    ("CIRCLE_PROJECT_REPONAME", "r"),
+                    ("CIRCLE_SHA1", "abc"),
+                    ("CIRCLE_PULL_REQUEST", "https://github.com/o/r/pull/7"),
+                ],
+            ),
+            (
+                "jenkins",
+                &[("GIT_URL", "https://github.com/o/r.git"), ("GIT_COMMIT", "abc"), ("CHANGE_ID", "7")],
+            ),
+            (
+                "azure",
+                &[
+                    ("BUILD_REPOSITORY_NAME", "o/r"),
+                    ("SYSTEM_PULLREQUEST_SOURCECOMMITID", "abc"),
+                    ("SYSTEM_PULLREQUEST_PULLREQUESTNUMBER", "7"),
+                ],
+            ),
+            ("drone", &[("DRONE_REPO", "o/r"), ("DRONE_COMMIT_SHA", "abc"), ("DRONE_PULL_REQUEST", "7")]),
+            ("woodpecker", &[("CI_REPO", "o/r"), ("CI_COMMIT_SHA", "abc"), ("CI_COMMIT_PULL_REQUEST", "7")]),
+        ] {
+            assert_eq!(project(name, variables), expected, "{name}");
+        }
+        let branch =
+            [("TRAVIS_PULL_REQUEST", "false"), ("TRAVIS_PULL_REQUEST_SHA", ""), ("TRAVIS_COMMIT", "abc")];
+        assert_eq!(project("travis", &branch), (String::new(), "abc".into(), None));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::{Group, Lookup, Provider, is_true};
+use super::{Group, Lookup, Project, Provider, is_true, project};
 use crate::ci::clock::nanoseconds;
 
 /// Returns to the line's beginning and clears it, so that nobody reads the marker.
@@ -36,6 +36,16 @@ impl Provider for Travis {
         Some(format!(
             "travis_time:end:{id}:start={start},finish={finish},duration={duration}{CLEAR}travis_fold:end:{id}{CLEAR}\n"
         ))
+    }
+
+    fn project(&self, lookup: &Lookup<'_>) -> Project {
+        let commit = lookup("TRAVIS_PULL_REQUEST_SHA").filter(|sha| !sha.is_empty());
+        Project {
+            repository: lookup("TRAVIS_REPO_SLUG"),
+            commit: commit.or_else(|| lookup("TRAVIS_COMMIT")),
+            pull_request: lookup("TRAVIS_PULL_REQUEST").as_deref().and_then(project::number),
+            page: lookup("TRAVIS_JOB_WEB_URL"),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Woodpecker: a log and nothing else. Older versions also call themselves Drone.
 
-use super::{Lookup, Provider};
+use super::{Lookup, Project, Provider, project};
 
 pub struct Woodpecker;
 
@@ -15,5 +15,14 @@ impl Provider for Woodpecker {
 
     fn workspace_variable(&self) -> Option<&'static str> {
         Some("CI_WORKSPACE")
+    }
+
+    fn project(&self, lookup: &Lookup<'_>) -> Project {
+        Project {
+            repository: lookup("CI_REPO"),
+            commit: lookup("CI_COMMIT_SHA"),
+            pull_request: lookup("CI_COMMIT_PULL_REQUEST").as_deref().and_then(project::number),
+            page: lookup("CI_PIPELINE_URL"),
+        }
     }
 }

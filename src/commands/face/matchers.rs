@@ -10,27 +10,25 @@ use anyhow::{Context, Result, bail};
 
 use crate::ci::matcher::{Obey, Scanner, builtin, format};
 use crate::ci::places::Places;
-use crate::ci::provider::{PLAIN, Provider};
-use crate::cli::ci::{ALL, CiArgs, NONE};
+use crate::cli::ci::{ALL, FindArgs, NONE};
 
 /// Largest matcher file.
 const LARGEST: u64 = 1 << 20;
 
-/// The scanner, unless there is nothing to find and nobody to obey.
+/// The scanner, unless there is nothing to find. `unasked` says whether everything shall be found where
+/// nothing was named.
 pub fn scanner(
-    args: &CiArgs,
-    provider: Option<&'static dyn Provider>,
+    args: &FindArgs,
+    unasked: bool,
+    obey: Obey,
     places: &Places,
-    are_written: bool,
 ) -> Result<Option<Rc<RefCell<Scanner>>>> {
     let has = |word: &str| args.matchers.iter().any(|name| name == word);
     if has(NONE) && (args.matchers.len() > 1 || !args.matcher.is_empty()) {
         bail!("--matchers none: other matchers are asked for too; leave one of them out");
     }
     let named = !args.matchers.is_empty() || !args.matcher.is_empty();
-    // Outside of a CI nobody who only wants a group has asked for this.
-    let in_ci = provider.is_some_and(|ci| ci.name() != PLAIN.name() || ci.name() == args.ci);
-    let all = has(ALL) || (!named && (in_ci || are_written));
+    let all = has(ALL) || (!named && unasked);
     if has(NONE) || !(named || all) {
         return Ok(None);
     }
@@ -41,11 +39,6 @@ pub fn scanner(
         matchers.extend(read.map_err(|why| anyhow::anyhow!("--matcher {}, {why}", path.display()))?);
     }
     matchers.extend(builtin::load(|name| all || has(name))?);
-    let obey = match provider {
-        _ if args.fence_commands => Obey::Nothing,
-        Some(provider) if provider.has_matchers() => Obey::Leaving,
-        _ => Obey::Everything,
-    };
     let places = places.clone();
     let load = Box::new(move |path: &str| load(&places, path));
     Ok(Some(Rc::new(RefCell::new(Scanner::new(matchers, obey, load)?))))

@@ -5,8 +5,8 @@
 //! a line of the command's.
 
 mod fence;
-mod matchers;
-mod reports;
+pub mod matchers;
+pub mod reports;
 
 use std::cell::RefCell;
 use std::fs::OpenOptions;
@@ -22,7 +22,7 @@ use sekexe_init::protocol;
 
 use super::Environment;
 use crate::ci::annotation::{Annotation, Level};
-use crate::ci::matcher::Scanner;
+use crate::ci::matcher::{Obey, Scanner};
 use crate::ci::places::Places;
 use crate::ci::provider::{self, Group, Limits, PLAIN, Provider, Stream, Told};
 use crate::ci::{events, selection, summary};
@@ -75,7 +75,8 @@ impl Face {
         let ExecArgs { ci: args, machine, .. } = args;
         let lookup = lookup(env);
         let reports = Reports::new(args)?;
-        let findings = !args.matchers.is_empty() || !args.matcher.is_empty() || reports.are_wanted();
+        let find = &args.find;
+        let findings = !find.matchers.is_empty() || !find.matcher.is_empty() || reports.are_wanted();
         let asked = findings || args.group.is_some();
         let provider = match args.ci.as_str() {
             AUTO => provider::detect(&lookup).or_else(|| asked.then_some(PLAIN)),
@@ -94,8 +95,15 @@ impl Face {
         let places = Places::new(workspace.as_deref(), &workdir, hidden);
         let token = args.fence_commands.then(|| provider.map(fence::token)).flatten().transpose()?.flatten();
         let summary = args.summary.clone();
+        // Outside of a CI nobody who only wants a group has asked for findings.
+        let in_ci = provider.is_some_and(|ci| ci.name() != PLAIN.name() || ci.name() == args.ci);
+        let obey = match provider {
+            _ if args.fence_commands => Obey::Nothing,
+            Some(provider) if provider.has_matchers() => Obey::Leaving,
+            _ => Obey::Everything,
+        };
         Ok(Some(Self {
-            scanner: matchers::scanner(args, provider, &places, reports.are_written())?,
+            scanner: matchers::scanner(find, in_ci || reports.are_written(), obey, &places)?,
             stream: match &token {
                 Some(_) if !fence::is_file(std::io::stdout().as_fd()) => Stream::Stdout,
                 _ => provider.map_or(Stream::Stderr, Provider::stream),
@@ -223,11 +231,13 @@ pub fn complain(error: &str, env: &Environment) {
     }
 }
 
-fn lookup(env: &Environment) -> impl Fn(&str) -> Option<String> {
+/// Asks for variables that are text.
+pub fn lookup(env: &Environment) -> impl Fn(&str) -> Option<String> {
     |name| env.get(name).and_then(|value| value.to_str()).map(str::to_owned)
 }
 
-fn say(stream: Stream, text: &str) {
+/// Writes to one of our streams.
+pub fn say(stream: Stream, text: &str) {
     // Nobody is left to tell when the stream is gone.
     let _ = match stream {
         Stream::Stdout => {

@@ -36,12 +36,9 @@ pub struct Reports {
 impl Reports {
     /// Checks what can be checked before the command has run for hours.
     pub fn new(args: &CiArgs) -> Result<Self> {
-        for pattern in &args.report {
-            glob::Pattern::new(pattern)
-                .with_context(|| format!("--report {pattern}: it is no pattern; use * and ?"))?;
-        }
+        check(&args.find.report)?;
         let reports = Self {
-            patterns: args.report.clone(),
+            patterns: args.find.report.clone(),
             sarif: args.report_sarif.clone(),
             junit: args.report_junit.clone(),
             code_quality: args.report_codequality.clone(),
@@ -74,20 +71,7 @@ impl Reports {
 
     /// What the command's reports say. What cannot be used is told in `complaints`.
     pub fn read(&self, places: &Places, began: SystemTime, complaints: &mut Vec<String>) -> Vec<Found> {
-        let mut all = Vec::new();
-        for pattern in &self.patterns {
-            let paths: Vec<PathBuf> = glob::glob(pattern).into_iter().flatten().flatten().collect();
-            if paths.is_empty() {
-                complaints.push(format!("--report {pattern}: the command wrote no such file"));
-            }
-            for path in paths {
-                match read_one(&path, places, began) {
-                    Ok(found) => all.extend(found),
-                    Err(error) => complaints.push(format!("--report {}: {error:#}", path.display())),
-                }
-            }
-        }
-        all
+        read(&self.patterns, places, Some(began), complaints)
     }
 
     /// Writes those that were asked for.
@@ -109,12 +93,46 @@ impl Reports {
     }
 }
 
-fn read_one(path: &Path, places: &Places, began: SystemTime) -> Result<Vec<Found>> {
+/// Refuses what is no pattern.
+pub fn check(patterns: &[String]) -> Result<()> {
+    patterns.iter().try_for_each(|pattern| {
+        let context = || format!("--report {pattern}: it is no pattern; use * and ?");
+        glob::Pattern::new(pattern).map(drop).with_context(context)
+    })
+}
+
+/// What the reports say that these patterns name; `began` is when those began to be written that count.
+pub fn read(
+    patterns: &[String],
+    places: &Places,
+    began: Option<SystemTime>,
+    complaints: &mut Vec<String>,
+) -> Vec<Found> {
+    let mut all = Vec::new();
+    for pattern in patterns {
+        let paths: Vec<PathBuf> = glob::glob(pattern).into_iter().flatten().flatten().collect();
+        if paths.is_empty() {
+            complaints.push(match began {
+                Some(_) => format!("--report {pattern}: the command wrote no such file"),
+                None => format!("--report {pattern}: there is no such file"),
+            });
+        }
+        for path in paths {
+            match read_one(&path, places, began) {
+                Ok(found) => all.extend(found),
+                Err(error) => complaints.push(format!("--report {}: {error:#}", path.display())),
+            }
+        }
+    }
+    all
+}
+
+fn read_one(path: &Path, places: &Places, began: Option<SystemTime>) -> Result<Vec<Found>> {
     let name = path.to_str().context("its name is no text")?;
     let real = places.find(name, None).context("it is no file of the repository")?;
     let file = File::open(real).context("open it")?;
     let metadata = file.metadata().context("read it")?;
-    if metadata.modified().is_ok_and(|modified| modified + CLOCK < began) {
+    if began.is_some_and(|began| metadata.modified().is_ok_and(|modified| modified + CLOCK < began)) {
         bail!("it is older than this run");
     }
     if metadata.len() > LARGEST {
