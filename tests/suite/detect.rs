@@ -89,14 +89,13 @@ fn the_layout_of_the_json_output_is_kept() {
     let mut command = place.sekexe(["detect", "--format", "json"]);
     let mut found = found(Ran::from(command.env("XDG_CACHE_HOME", place.path("cache")).output().unwrap()));
     // Null where there is none.
-    found["ci"] = json!({ "name": "GitHub Actions", "words": "github" });
+    found["ci"] = json!({ "name": "github" });
     found["container"] = json!({ "kind": "docker", "mark": "/.dockerenv", "github_job": false });
     let mut layout = Vec::new();
     names(&found, "", &mut layout);
     insta::assert_snapshot!(layout.join("\n"), @r#"
 ci
 ci.name
-ci.words
 container
 container.github_job
 container.kind
@@ -224,16 +223,15 @@ fn what_is_there_is_what_other_programs_get() {
 }
 
 #[test]
-fn the_ci_is_named_and_so_are_its_words() {
+fn the_ci_is_named_as_an_option_names_it() {
     let place = Place::new();
     let ci = |variables: &[(&str, &str)]| {
         let mut command = place.sekexe(["detect", "--format", "json"]);
         command.envs(variables.iter().copied());
         found(Ran::from(command.output().unwrap()))["ci"].take()
     };
-    let expected = json!({ "name": "GitHub Actions", "words": "github" });
-    assert_eq!(ci(&[("CI", "true"), ("GITHUB_ACTIONS", "true")]), expected);
-    assert_eq!(ci(&[("CI", "true")]), json!({ "name": "unknown", "words": null }));
+    assert_eq!(ci(&[("CI", "true"), ("GITHUB_ACTIONS", "true")]), json!({ "name": "github" }));
+    assert_eq!(ci(&[("CI", "true")]), json!({ "name": "unknown" }));
     assert_eq!(ci(&[]), Value::Null);
 }
 

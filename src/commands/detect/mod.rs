@@ -67,20 +67,15 @@ pub fn run(args: &DetectArgs, env: &Environment) -> Result<Status> {
 /// The CI whose job this is.
 #[derive(Debug, Serialize)]
 struct Ci {
-    /// Its name, `unknown` where its variables only tell that it is one.
-    name: String,
-    /// Whose words `--ci auto` would use, if we know them.
-    words: Option<&'static str>,
+    /// Its name for `--ci`; `unknown` where the variables only tell that this is one.
+    name: &'static str,
 }
 
 impl Ci {
     fn find(env: &Environment) -> Option<Self> {
         let lookup = |name: &str| env.get(name)?.to_str().map(str::to_owned);
-        let words = provider::detect(&lookup).map(Provider::name);
-        // Knows the names of more of them than we have words for.
-        let known = ci_info::get();
-        let name = || known.name.or(words.map(str::to_owned)).unwrap_or_else(|| "unknown".into());
-        (known.ci || words.is_some()).then(|| Self { name: name(), words })
+        let known = provider::detect(&lookup).map(Provider::name);
+        known.or_else(|| env.is_ci.then_some("unknown")).map(|name| Self { name })
     }
 }
 

@@ -61,10 +61,7 @@ fn surroundings(report: &Report) -> Vec<Row> {
             format!("{}{job} (told by {})", found.kind.name(), found.mark)
         },
     );
-    let ci = match &report.ci {
-        None => "none".into(),
-        Some(ci) => format!("{} (--ci {})", ci.name, ci.words.unwrap_or("none")),
-    };
+    let ci = report.ci.as_ref().map_or("none", |ci| ci.name).to_owned();
     let held = &host.privileges.capabilities;
     let capabilities = match held.len() {
         0 => "none".to_owned(),
