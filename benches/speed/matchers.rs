@@ -103,7 +103,7 @@ fn ordinary(log: &mut Vec<u8>, number: usize) -> std::io::Result<()> {
         0 => writeln!(log, "  CC      drivers/net/ethernet/vendor{number}/main.o"),
         1 => writeln!(
             log,
-            "   Compiling some-crate-{number} v1.{}.0 (/work/crates/some-crate-{number})",
+            "   Compiling some-crate-{number} v1.{}.0 (/src/crates/some-crate-{number})",
             number % 40
         ),
         2 => writeln!(log, "test module_{number}::tests::a_test_with_a_longer_name ... ok"),

@@ -89,9 +89,9 @@ fn compilers_are_understood() {
     error a.ts:3:3 Argument of type 'number' is not assignable to parameter of type 'string'. [tsc TS2345]
     ");
     insta::assert_snapshot!(sample("swift"), @r#"
-    error /work/Sources/App/main.swift:3:18 cannot convert value of type 'String' to specified type 'Int' [swift -]
-    warning /work/Sources/App/main.swift:5:5 variable 'unused' was never used; consider replacing with '_' or removing it [swift -]
-    error /work/Tests/AppTests/AppTests.swift:12 -[AppTests.AppTests testSum] : XCTAssertEqual failed: ("3") is not equal to ("4") [swift -]
+    error /src/Sources/App/main.swift:3:18 cannot convert value of type 'String' to specified type 'Int' [swift -]
+    warning /src/Sources/App/main.swift:5:5 variable 'unused' was never used; consider replacing with '_' or removing it [swift -]
+    error /src/Tests/AppTests/AppTests.swift:12 -[AppTests.AppTests testSum] : XCTAssertEqual failed: ("3") is not equal to ("4") [swift -]
     "#);
     assert_eq!(sample("tsc-pretty").replace("tsc-pretty", "tsc"), sample("tsc"));
 }
@@ -99,8 +99,8 @@ fn compilers_are_understood() {
 #[test]
 fn interpreters_are_understood() {
     insta::assert_snapshot!(sample("python"), @r"
-    error /work/app.py:5 ValueError: no such thing [python -]
-    error /work/syn.py:1 SyntaxError: invalid syntax [python -]
+    error /src/app.py:5 ValueError: no such thing [python -]
+    error /src/syn.py:1 SyntaxError: invalid syntax [python -]
     ");
     insta::assert_snapshot!(sample("pytest"), @r"
     error test_app.py:18 RuntimeError: no database [pytest RuntimeError]
@@ -114,8 +114,8 @@ fn interpreters_are_understood() {
     error b.rb:3 syntax error, unexpected `end', expecting ')' [ruby-syntax -]
     ");
     insta::assert_snapshot!(sample("php"), @r#"
-    warning /work/a.php:3 Undefined variable $undefined [php-warning -]
-    error /work/a.php:2 Uncaught Exception: bad [php-uncaught -]
+    warning /src/a.php:3 Undefined variable $undefined [php-warning -]
+    error /src/a.php:2 Uncaught Exception: bad [php-uncaught -]
     error b.php:2 syntax error, unexpected token ";" [php -]
     "#);
 }
@@ -164,14 +164,14 @@ fn linters_are_understood() {
     insta::assert_snapshot!(sample("mypy"), @r#"error app.py:3 Incompatible return value type (got "int", expected "str") [mypy return-value]"#);
     insta::assert_snapshot!(sample("mypy-columns"), @r#"error app.py:3:12 Incompatible return value type (got "int", expected "str") [mypy return-value]"#);
     insta::assert_snapshot!(sample("eslint-stylish"), @r"
-    warning /work/lint.js:2:7 Expected '===' and instead saw '==' [eslint-stylish eqeqeq]
-    error /work/lint.js:2:15 'undefinedFn' is not defined [eslint-stylish no-undef]
-    error /work/lint.js:2:28 Missing semicolon [eslint-stylish semi]
+    warning /src/lint.js:2:7 Expected '===' and instead saw '==' [eslint-stylish eqeqeq]
+    error /src/lint.js:2:15 'undefinedFn' is not defined [eslint-stylish no-undef]
+    error /src/lint.js:2:28 Missing semicolon [eslint-stylish semi]
     ");
     insta::assert_snapshot!(sample("eslint-compact"), @r"
-    warning /work/lint.js:2:7 Expected '===' and instead saw '=='. [eslint-compact eqeqeq]
-    error /work/lint.js:2:15 'undefinedFn' is not defined. [eslint-compact no-undef]
-    error /work/lint.js:2:28 Missing semicolon. [eslint-compact semi]
+    warning /src/lint.js:2:7 Expected '===' and instead saw '=='. [eslint-compact eqeqeq]
+    error /src/lint.js:2:15 'undefinedFn' is not defined. [eslint-compact no-undef]
+    error /src/lint.js:2:28 Missing semicolon. [eslint-compact semi]
     ");
     insta::assert_snapshot!(sample("shellcheck"), @r"
     error s.sh:2 Iterating over ls output is fragile. Use globs. [shellcheck SC2045]

@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn paths_may_have_a_base_and_suppressed_findings_do_not_count() {
         let text = r#"{"runs": [{"tool": {"driver": {"name": "t"}},
-            "originalUriBaseIds": {"R": {"uri": "file:///work/my%20repo/"}},
+            "originalUriBaseIds": {"R": {"uri": "file:///src/my%20repo/"}},
             "results": [
                 {"message": {"text": "a"}, "level": "error", "locations": [{"physicalLocation":
                     {"artifactLocation": {"uri": "x.c", "uriBaseId": "R"}, "region": {"startLine": 7}}}]},
@@ -230,7 +230,7 @@ mod tests {
                 {"message": {"text": "c"}, "suppressions": [{"kind": "inSource"}]}
             ]}]}"#;
         let [found] = &read(text).unwrap()[..] else { panic!("one counts") };
-        assert_eq!((found.file.as_deref(), found.line), (Some("/work/my repo/x.c"), Some(7)));
+        assert_eq!((found.file.as_deref(), found.line), (Some("/src/my repo/x.c"), Some(7)));
         assert_eq!(path("https://example.org/a.c"), None);
     }
 }
