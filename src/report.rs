@@ -233,6 +233,7 @@ pub fn result(run: &Run<'_>) -> Value {
         },
         "oom_kills": run.usage.oom_kills,
         "task_limit_hits": run.usage.task_limit_hits,
+        "left_behind": run.machine.left_behind,
         "network": run.contacts,
         "warnings": run.warnings,
     })

@@ -29,10 +29,19 @@ pub fn descendants() -> Vec<pid_t> {
     of_command(own).into_iter().filter(|pid| *pid != own).collect()
 }
 
+/// The names of [`descendants`] that have not ended, at most so many.
+pub fn names_of_descendants(most: usize) -> Vec<String> {
+    let own = descendants();
+    let living = all().into_iter().filter(|process| !process.has_ended && own.contains(&process.pid));
+    living.map(|process| process.name).take(most).collect()
+}
+
 struct Process {
     pid: pid_t,
     parent: pid_t,
     session: pid_t,
+    name: String,
+    has_ended: bool,
 }
 
 fn all() -> Vec<Process> {
@@ -43,10 +52,17 @@ fn all() -> Vec<Process> {
 fn describe(pid: pid_t) -> Option<Process> {
     // The name may contain anything, a closing parenthesis too.
     let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let after = text.iter().rposition(|byte| *byte == b')')? + 2;
-    let rest = String::from_utf8_lossy(text.get(after..)?).into_owned();
+    let begin = text.iter().position(|byte| *byte == b'(')? + 1;
+    let end = text.iter().rposition(|byte| *byte == b')')?;
+    let rest = String::from_utf8_lossy(text.get(end + 2..)?).into_owned();
     let fields: Vec<&str> = rest.split(' ').collect();
-    Some(Process { pid, parent: fields.get(1)?.parse().ok()?, session: fields.get(3)?.parse().ok()? })
+    Some(Process {
+        pid,
+        parent: fields.get(1)?.parse().ok()?,
+        session: fields.get(3)?.parse().ok()?,
+        name: String::from_utf8_lossy(text.get(begin..end)?).into_owned(),
+        has_ended: matches!(fields.first(), Some(&"Z" | &"X")),
+    })
 }
 
 #[cfg(test)]
@@ -67,6 +83,7 @@ mod tests {
             std::thread::yield_now();
         };
         assert_eq!(found[0], leader);
+        assert!(names_of_descendants(10).contains(&"sleep".to_owned()));
         assert!(!found.contains(&(std::process::id() as pid_t)));
         for pid in found {
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);

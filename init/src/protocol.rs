@@ -180,7 +180,10 @@ pub enum ToHost<'a> {
         usage: Usage,
     },
     /// Everything is written back; the machine may be switched off.
-    Bye,
+    Bye {
+        /// Names of the processes that commands left behind, which have been killed; the first of many.
+        left_behind: Vec<String>,
+    },
 }
 
 /// How the machine is set up. Paths are absolute and without symbolic links unless noted.

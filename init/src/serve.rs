@@ -20,6 +20,9 @@ use crate::sys;
 /// Above this backlog towards the host no more output is read; the commands' pipes then fill.
 const MAX_BACKLOG: usize = 8 * MAX_DATA;
 
+/// Names of processes left behind that the host is told.
+const MAX_NAMES: usize = 1000;
+
 const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 
 /// What differs between machines.
@@ -76,6 +79,10 @@ pub fn until_shutdown(channel: &mut Channel, max_tasks: u32, ways: Ways) -> Resu
         server.move_bytes(channel, &ready.outputs)?;
         server.report_ended(channel)?;
     }
+    server.reap();
+    // Whoever was orphaned is a child of ours. To look at every process takes time, in a guest a lot.
+    let left_behind =
+        if sys::has_children() { processes::names_of_descendants(MAX_NAMES) } else { Vec::new() };
     // Nothing may write any more when the last bytes go to the host's files.
     if ways.alone {
         let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
@@ -87,7 +94,7 @@ pub fn until_shutdown(channel: &mut Channel, max_tasks: u32, ways: Ways) -> Resu
     if ways.write_back {
         nix::unistd::sync();
     }
-    channel.send(&ToHost::Bye)?;
+    channel.send(&ToHost::Bye { left_behind })?;
     channel.flush_all()?;
     // The host ends the machine now. Waiting for it spares the switching-off.
     while channel.wait_and_fill().is_ok() {}

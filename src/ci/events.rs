@@ -7,6 +7,8 @@ use super::annotation::{Annotation, Level};
 pub const SOURCE: &str = "sekexe-ci";
 /// Lines of the machine's console that are quoted.
 const QUOTED: usize = 12;
+/// Names of processes left behind that are told.
+const NAMED: usize = 5;
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +23,8 @@ pub struct End<'a> {
     pub fall_back: Option<&'a str>,
     /// What worked less well than asked for.
     pub warnings: &'a [String],
+    /// Names of processes that were still there when the machine was ended.
+    pub left_behind: &'a [String],
 }
 
 /// What is to be told.
@@ -38,7 +42,38 @@ pub fn of(end: &End<'_>) -> Vec<Annotation> {
         }
     });
     let warnings = end.warnings.iter().map(|warning| Annotation::new(Level::Warning, SOURCE, warning));
-    outcome.into_iter().chain(warnings).chain(fall_back).collect()
+    let left_behind = left_behind(end.left_behind).map(|message| {
+        let code = Some("left-behind".to_owned());
+        Annotation { code, ..Annotation::new(Level::Notice, SOURCE, message) }
+    });
+    outcome.into_iter().chain(warnings).chain(fall_back).chain(left_behind).collect()
+}
+
+/// Which processes a command left behind, in words; nothing where it left none.
+pub fn left_behind(names: &[String]) -> Option<String> {
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    for name in names {
+        match counts.iter_mut().find(|(known, _)| known == name) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((name, 1)),
+        }
+    }
+    let mut words: Vec<String> = counts
+        .iter()
+        .take(NAMED)
+        .map(|(name, count)| match count {
+            1 => (*name).to_owned(),
+            count => format!("{name} ({count} times)"),
+        })
+        .collect();
+    if counts.len() > NAMED {
+        words.push("…".into());
+    }
+    let plural = if names.len() == 1 { "process" } else { "processes" };
+    let count = names.len();
+    (count > 0).then(|| {
+        format!("the command left {count} {plural} behind, ended with the machine: {}", words.join(", "))
+    })
 }
 
 #[cfg(test)]
@@ -48,8 +83,16 @@ mod tests {
     #[test]
     fn what_the_command_did_itself_is_no_event() {
         let line = Some("the command exited with status 1");
-        let end = End { kind: None, line, last_lines: &[], fall_back: None, warnings: &[] };
+        let end = End { kind: None, line, last_lines: &[], fall_back: None, warnings: &[], left_behind: &[] };
         assert!(of(&end).is_empty());
+    }
+
+    #[test]
+    fn what_was_left_behind_is_counted_and_named() {
+        let told = |names: &str| left_behind(&names.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        insta::assert_snapshot!(told("sleep").unwrap(), @"the command left 1 process behind, ended with the machine: sleep");
+        insta::assert_snapshot!(told("a b a a c d e f").unwrap(), @"the command left 8 processes behind, ended with the machine: a (3 times), b, c, d, e, …");
+        assert_eq!(left_behind(&[]), None);
     }
 
     #[test]
@@ -61,6 +104,7 @@ mod tests {
             last_lines: &lines,
             fall_back: Some("no user namespaces"),
             warnings: &["no Landlock".into()],
+            left_behind: &[],
         });
         assert_eq!(events[0].title(), "sekexe-ci machine-died");
         assert_eq!(events[0].message.lines().count(), 13);

@@ -79,6 +79,8 @@ pub struct GuestInfo {
     pub boot_time: Duration,
     /// From the host's [`Connection::boot`] until it was set up.
     pub ready_after: Duration,
+    /// Names of processes that commands left behind, known when it has been shut down.
+    pub left_behind: Vec<String>,
 }
 
 /// This process's signals, held back from their default actions so that they can be passed on.
@@ -505,7 +507,10 @@ impl Connection {
                     self.finished.insert(session, active.finish(outcome, usage));
                 }
             }
-            ToHost::Bye => self.bye = true,
+            ToHost::Bye { left_behind } => {
+                self.bye = true;
+                self.info.left_behind = left_behind;
+            }
         }
     }
 

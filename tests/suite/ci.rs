@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use crate::support::{Place, Ran, require};
+use crate::support::{Place, Ran, on_every_machine, require};
 
 /// A repository with one file, in the directory that scripts run in.
 fn repository() -> Place {
@@ -95,6 +95,27 @@ fn how_a_command_ended_is_an_annotation_and_still_the_last_line() {
     assert!(ran.stderr.ends_with("\nsekexe-ci: the command was ended by SIGKILL (signal 9)\n"));
     let ran = exec(&place, &[GITHUB], &["--kernel", "/no/such", "true"]).ended_with(125);
     assert!(ran.stderr.starts_with("::error title=sekexe-ci::"), "{}", ran.stderr);
+}
+
+#[test]
+fn processes_that_a_command_leaves_behind_are_a_notice() {
+    on_every_machine(|place| {
+        let options = ["--result", "result.json", "--verbose"];
+        let left = |script: &str| {
+            let ran = exec(place, &[GITHUB], &[&options[..], &[script]].concat()).ended_with(0);
+            let text = fs::read_to_string(place.path("work/result.json")).unwrap();
+            let result: serde_json::Value = serde_json::from_str(&text).unwrap();
+            (ran.stderr, result["left_behind"].clone())
+        };
+        let (said, names) = left("sleep 1000 & setsid sh -c 'sleep 1000 & sleep 1000' & sleep 0.1");
+        let names: Vec<&str> = names.as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+        assert_eq!(names.iter().filter(|name| **name == "sleep").count(), 3, "{names:?}");
+        let notice = "::notice title=sekexe-ci left-behind::the command left 4 processes behind, ended with the machine: ";
+        assert!(said.contains(notice) && said.contains("sleep (3 times)"), "{said}");
+        let (said, names) = left("sleep 0.01 & (exit 3) & wait; echo x | cat; cat <(sleep 0.01)");
+        assert_eq!(names.as_array().unwrap().len(), 0, "{said}");
+        assert!(!said.contains("left-behind"), "{said}");
+    });
 }
 
 #[test]

@@ -76,8 +76,12 @@ fn messages_to_host() -> Vec<ToHost<'static>> {
         ended(Outcome::TimedOut),
         ended(Outcome::NeverStarted(failure.clone())),
         ended(Outcome::MachineDied(failure)),
-        ToHost::Bye,
+        ToHost::Bye { left_behind: vec!["sleep".into()] },
     ]
+}
+
+fn bye() -> ToHost<'static> {
+    ToHost::Bye { left_behind: Vec::new() }
 }
 
 #[test]
@@ -138,7 +142,7 @@ fn a_message_cut_inside_its_frame_is_an_error() {
 #[test]
 fn bytes_behind_a_message_in_its_frame_are_an_error() {
     let mut bytes = Vec::new();
-    encode(&ToHost::Bye, &mut bytes).unwrap();
+    encode(&bye(), &mut bytes).unwrap();
     bytes.push(0);
     bytes[0] += 1;
     let mut decoder = Decoder::default();
@@ -149,7 +153,7 @@ fn bytes_behind_a_message_in_its_frame_are_an_error() {
 #[test]
 fn another_version_is_named() {
     let mut bytes = Vec::new();
-    encode(&ToHost::Bye, &mut bytes).unwrap();
+    encode(&bye(), &mut bytes).unwrap();
     bytes[4] = VERSION + 1;
     let mut decoder = Decoder::default();
     feed(&mut decoder, &bytes);

@@ -21,6 +21,7 @@ use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{ForkResult, Pid, pipe2, read};
 
@@ -175,6 +176,12 @@ pub fn reap() -> Option<Reaped> {
     // SAFETY: both pointers are to live locals of the right types.
     let pid = unsafe { libc::wait4(-1, &mut status, libc::WNOHANG | libc::__WALL, &mut usage) };
     (pid > 0).then_some(Reaped { pid, status, usage })
+}
+
+/// Whether there is a child, ended or not.
+pub fn has_children() -> bool {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    waitid(Id::All, flags) != Err(Errno::ECHILD)
 }
 
 /// What the child does between fork and exec, all prepared: nothing in there may allocate.

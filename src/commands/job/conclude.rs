@@ -89,6 +89,7 @@ impl Concluded {
                 last_lines: &self.last_lines,
                 fall_back: self.facts.fall_back.as_deref(),
                 warnings: &warnings,
+                left_behind: &self.machine.left_behind,
             }),
             failed: report::exit_status(&self.outcome) != 0,
             line: line.clone(),
@@ -107,6 +108,7 @@ impl Concluded {
                 ("time of the command", Some(seconds(self.command_time))),
                 ("time in all", Some(seconds(self.started.elapsed()))),
                 ("peak memory of the machine", peak),
+                ("left behind", events::left_behind(&self.machine.left_behind)),
                 ("network", refusals.or_else(|| (contacts > 0).then(|| format!("{contacts} contacts")))),
             ],
         }
@@ -125,6 +127,7 @@ impl Concluded {
         .into_iter()
         .filter_map(|(enforced, name)| enforced.then_some(name))
         .collect();
+        events::left_behind(&self.machine.left_behind).iter().for_each(|left| messages.note(left));
         let enforced = if enforced.is_empty() { "nothing".to_owned() } else { enforced.join(", ") };
         messages.note(format_args!("enforced: {enforced}"));
         messages.detail(format_args!("writable: {}", or_nothing(&confinement.writable)));

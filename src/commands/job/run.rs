@@ -75,11 +75,10 @@ impl Prepared<'_> {
 
     fn conclude_with(self, up: Up, finished: Finished) -> Result<Concluded> {
         let Up { mut connection, facts, kernel, mut warnings, .. } = up;
-        let machine = connection.info().clone();
         let confinement = connection.machine().confinement.clone();
         let mut notes = self.exposure.notes.clone();
         notes.append(&mut warnings);
-        notes.extend(machine.warnings.iter().cloned());
+        notes.extend(connection.info().warnings.iter().cloned());
         let died = matches!(finished.outcome, Outcome::MachineDied(_));
         let mut machine_end = None;
         if !died {
@@ -88,6 +87,7 @@ impl Prepared<'_> {
                 Err(error) => notes.push(format!("changes may not all have been written: {error:#}")),
             }
         }
+        let machine = connection.info().clone();
         let contacts = connection.detach_network();
         if let Some(error) = connection.console().log_failure() {
             notes.push(format!("--kernel-log: the log is not complete: {error}"));
