@@ -48,7 +48,7 @@ fn run_before(face: &mut Option<Face>, args: &ExecArgs, env: &Environment) -> Re
         result: args.result.clone(),
         terminal: None,
     };
-    let prepared = job.prepare(env)?;
+    let started = job.prepare(env)?.start(None)?;
     let input = match args.script.as_ref().is_some_and(|script| script == "-") {
         true => Input::Null,
         false => standard_input(),
@@ -65,7 +65,7 @@ fn run_before(face: &mut Option<Face>, args: &ExecArgs, env: &Environment) -> Re
         stderr: duplicate(Stream::Stderr, std::io::stderr().as_fd()),
     };
     face.iter().for_each(|face| face.open(&args.machine, env));
-    let concluded = prepared.run(streams, None);
+    let concluded = started.run(streams);
     face.iter().for_each(Face::close);
     concluded?.conclude(env, face.take())
 }

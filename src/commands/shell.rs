@@ -31,13 +31,13 @@ pub fn run(args: &ShellArgs, env: &Environment) -> Result<Status> {
         result: None,
         terminal: Some(terminal_size().unwrap_or(WindowSize { rows: 24, columns: 80 })),
     };
-    let prepared = job.prepare(env)?;
+    let started = job.prepare(env)?.start(Some(terminal_size))?;
     let stdin = std::io::stdin().as_fd().try_clone_to_owned().context("take standard input")?;
     let stdout = std::io::stdout().as_fd().try_clone_to_owned().context("take standard output")?;
     // Only now: until here Ctrl-C interrupts a kernel's build.
     let raw = RawTerminal::enter()?;
     let streams = Streams { input: Input::Fd(stdin), stdout: Output::Fd(stdout), stderr: Output::Capture };
-    let ended = prepared.run(streams, Some(terminal_size));
+    let ended = started.run(streams);
     drop(raw);
     ended?.conclude(env, None)
 }

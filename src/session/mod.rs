@@ -101,6 +101,16 @@ pub fn hold_signals() -> Result<()> {
     watched_signals().thread_block().context("block the signals to forward")
 }
 
+/// Lets them act again, those that waited too: for the time in which there is nothing to clean up.
+pub fn release_signals() -> Result<()> {
+    watched_signals().thread_unblock().context("let signals act")
+}
+
+/// Whether a failure is that somebody wanted us to end.
+pub fn is_interruption(failure: &Failure) -> bool {
+    failure.errno == Errno::EINTR as i32
+}
+
 fn watched_signals() -> SigSet {
     FORWARDED.into_iter().chain([Signal::SIGWINCH]).collect()
 }
@@ -199,7 +209,8 @@ impl Connection {
             self.step(Some(deadline)).map_err(|Death(failure)| failure)?;
             let interrupt = |signal: &Signal| *signal != Signal::SIGWINCH;
             if let Some(signal) = self.unhandled.iter().copied().find(interrupt) {
-                return Err(fail("boot", format!("interrupted by {}", signal.as_str())));
+                let reason = format!("interrupted by {}", signal.as_str());
+                return Err(Failure { errno: Errno::EINTR as i32, ..fail("boot", reason) });
             }
         }
         Ok(())

@@ -1,14 +1,18 @@
 //! Which machine a command gets where the host denies, and what is said of it.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+use sekexe_ci::kernel::cache::Cache;
+use sekexe_ci::kernel::catalogue::{Catalogue, DEFAULT_PROFILE};
 use serde_json::Value;
 
 use crate::detect::{FILTER, fail};
-use crate::support::{Place, Ran, require, under};
+use crate::support::{Place, Ran, require, send, under};
 
 /// `exec` with this choice, so that it tells what it did.
 fn exec(place: &Place, isolation: &str, script: &str) -> Command {
@@ -66,6 +70,17 @@ fn where_a_filter_forbids_them_a_guest_takes_their_place() {
     assert_denied(&prefix, "seccomp");
 }
 
+/// Runs a command twice, the second time where namespaces are denied by what the answer of the first
+/// time does not depend on.
+const CLOSED_IN_BETWEEN: [&str; 6] = [
+    "unshare",
+    "--user",
+    "--map-root-user",
+    "sh",
+    "-c",
+    "\"$@\" && echo 0 > /proc/sys/user/max_mnt_namespaces && exec \"$@\"",
+];
+
 #[test]
 fn a_start_that_fails_although_the_probe_said_yes_is_made_good_by_a_guest_once() {
     require!(uml, userns);
@@ -77,13 +92,31 @@ fn a_start_that_fails_although_the_probe_said_yes_is_made_good_by_a_guest_once()
     std::os::unix::fs::symlink(kernels, place.path("cache/sekexe-ci/kernels")).unwrap();
     let mut command = exec(&place, "auto", "echo ran");
     command.env("XDG_CACHE_HOME", place.path("cache"));
-    // This limit is not part of what the answer is remembered for.
-    let closing = "\"$@\" && echo 0 > /proc/sys/user/max_mnt_namespaces && exec \"$@\"";
-    let prefix = ["unshare", "--user", "--map-root-user", "sh", "-c", closing, "sh"];
+    let prefix = [&CLOSED_IN_BETWEEN[..], &["sh"]].concat();
     let ran = run_under(&prefix, &command).ended_with(0);
     assert_eq!(ran.stdout, "ran\nran\n");
     assert_eq!(ran.stderr.matches("no namespaces here (they did not start").count(), 1, "{}", ran.stderr);
     assert_eq!(result(&place)["machine"]["kind"], "uml");
+}
+
+#[test]
+fn an_interrupt_ends_the_build_of_a_kernel_that_takes_the_place_of_namespaces() {
+    require!(userns);
+    let place = Place::new().with_isolation(None);
+    // Another build of it, for which this one waits.
+    let kernel = format!("{}-{DEFAULT_PROFILE}", Catalogue::embedded().unwrap().default_version());
+    let _lock = Cache::new(place.path("cache/sekexe-ci")).lock(&kernel, || {}).unwrap();
+    let mut command = exec(&place, "auto", "echo ran");
+    command.env("XDG_CACHE_HOME", place.path("cache"));
+    let mut command = under(&[&CLOSED_IN_BETWEEN[..], &["sh"]].concat(), &command);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("no namespaces here (they did not start")));
+    assert!(lines.any(|line| line.contains("waiting for it")));
+    send(&child, Signal::SIGINT);
+    let ran = Ran::from(child.wait_with_output().unwrap()).ended_with(128 + Signal::SIGINT as i32);
+    assert_eq!(ran.stdout, "ran\n");
+    place.assert_nothing_left();
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! A command and the machine it wants, from the typed options to the end.
 //!
 //! Whatever is wrong with a request shows before anything of it is done: [`Job::prepare`] resolves
-//! paths, chooses the machine and gets what it needs. [`Prepared::run`] sets it up, runs the command
-//! and ends it; [`Concluded::conclude`] tells how it went.
+//! paths, chooses the machine and gets what it needs. [`Prepared::start`] starts it,
+//! [`Started::run`](run::Started::run) runs the command and ends it, [`Concluded::conclude`] tells how
+//! it went.
 
 mod conclude;
 mod environment;

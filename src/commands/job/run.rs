@@ -21,7 +21,9 @@ use crate::machine::{Kind, Machine, none, shadows, uml};
 use crate::net::Network;
 use crate::plan::{Isolation, namespaces as plan};
 use crate::report::MachineFacts;
-use crate::session::{Command, Connection, Console, Finished, Signals, SizeOf, hold_signals};
+use crate::session::{
+    Command, Connection, Console, Finished, Signals, SizeOf, hold_signals, is_interruption, release_signals,
+};
 use crate::step::SCRIPT_DIR;
 
 /// A machine that has come up, or will.
@@ -35,42 +37,56 @@ struct Up {
     warnings: Vec<String>,
 }
 
-impl Prepared<'_> {
-    /// Starts the machine, runs the command, ends the machine.
-    pub fn run(mut self, streams: Streams, window_size: Option<SizeOf>) -> Result<Concluded> {
-        hold_signals()?;
-        let means = std::mem::replace(&mut self.means, Means::Spent);
-        let mut up = match means {
-            Means::Guest(guest) => self.boot_guest(guest, window_size)?,
-            Means::None(run_dir) => self.start_nothing(run_dir, window_size)?,
-            Means::Namespaces(plan, layers, machine) => {
-                match self.set_up_namespaces(plan, layers, machine, window_size) {
-                    Ok(up) => up,
-                    Err(error) => self.fall_back(&error, window_size)?,
-                }
-            }
-            Means::NoNamespaces(error) => self.fall_back(&error, window_size)?,
-            Means::Spent => bail!("a command is run only once"),
-        };
+/// A command and its machine.
+pub struct Started<'a> {
+    prepared: Prepared<'a>,
+    up: Up,
+}
 
+impl Started<'_> {
+    /// Runs the command, ends the machine.
+    pub fn run(self, streams: Streams) -> Result<Concluded> {
+        let Self { mut prepared, mut up } = self;
         if matches!(up.connection.machine().kind, Kind::None) {
             // Whoever the caller is.
-            self.step.user = String::new();
+            prepared.step.user = String::new();
         }
-        let (spawn, files) = self.step.tell(&self.access.rootfs, &up.script_dir, self.terminal);
+        let (spawn, files) = prepared.step.tell(&prepared.access.rootfs, &up.script_dir, prepared.terminal);
         let session = up.connection.spawn(Command {
             spawn,
             files,
             input: streams.input,
             stdout: streams.stdout,
             stderr: streams.stderr,
-            timeout: self.timeout,
+            timeout: prepared.timeout,
         })?;
-        let finished = match up.connection.wait_until_ready(Instant::now() + self.args.boot_timeout) {
+        let deadline = Instant::now() + prepared.args.boot_timeout;
+        let finished = match up.connection.wait_until_ready(deadline) {
             Ok(()) => up.connection.wait(session)?,
             Err(failure) => up.connection.give_up(session, &failure)?,
         };
-        self.conclude_with(up, finished)
+        prepared.conclude_with(up, finished)
+    }
+}
+
+impl<'a> Prepared<'a> {
+    /// Starts the machine, or the one that takes its place.
+    pub fn start(mut self, window_size: Option<SizeOf>) -> Result<Started<'a>> {
+        hold_signals()?;
+        let means = std::mem::replace(&mut self.means, Means::Spent);
+        let up = match means {
+            Means::Guest(guest) => self.boot_guest(guest, window_size)?,
+            Means::None(run_dir) => self.start_nothing(run_dir, window_size)?,
+            Means::Namespaces(plan, layers, machine) => {
+                match self.set_up_namespaces(plan, layers, machine, window_size) {
+                    Ok(up) => up,
+                    Err(error) => self.fall_back(error, window_size)?,
+                }
+            }
+            Means::NoNamespaces(error) => self.fall_back(error, window_size)?,
+            Means::Spent => bail!("a command is run only once"),
+        };
+        Ok(Started { prepared: self, up })
     }
 
     fn conclude_with(self, up: Up, finished: Finished) -> Result<Concluded> {
@@ -184,9 +200,7 @@ impl Prepared<'_> {
             .zip(self.network.as_ref())
             .map(|(source, settings)| network::card(&settings.addresses, source.for_init()));
         let mut connection = self.connect(machine, &boot, None, window_size)?;
-        connection
-            .wait_until_ready(Instant::now() + self.args.boot_timeout)
-            .map_err(|failure| anyhow!("{failure}"))?;
+        connection.wait_until_ready(Instant::now() + self.args.boot_timeout)?;
         if let Some(source) = card {
             // Without one the init has said why.
             if let (Some(card), Some(settings)) = (source.take()?, self.network.take()) {
@@ -218,7 +232,10 @@ impl Prepared<'_> {
     }
 
     /// The probe said yes and the start said no: a guest takes the namespaces' place, once.
-    fn fall_back(&mut self, error: &anyhow::Error, window_size: Option<SizeOf>) -> Result<Up> {
+    fn fall_back(&mut self, error: anyhow::Error, window_size: Option<SizeOf>) -> Result<Up> {
+        if error.downcast_ref().is_some_and(is_interruption) {
+            return Err(error);
+        }
         if self.request.isolation != Isolation::Auto || self.request.host_network {
             return Err(
                 anyhow!("{error:#}").context("the namespaces machine did not start; see sekexe-ci detect")
@@ -229,6 +246,8 @@ impl Prepared<'_> {
         Messages::new(self.env).warning(&fall_back);
         self.reason = fall_back.missing.clone();
         self.fall_back = Some(fall_back);
+        // Its kernel may have to be built, which takes minutes, and nothing is there to be cleaned up.
+        release_signals()?;
         let guest = Guest::find(self.args, self.env, &self.request, &Limits::probe()?)?;
         self.boot_guest(guest, window_size)
     }
