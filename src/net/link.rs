@@ -14,7 +14,7 @@ use nix::libc;
 use super::addresses::{GUEST_MAC, HOST_MAC};
 use super::checksum::Sum;
 use super::frame::{ETHERNET_HEADER, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Mac, TCP};
-use crate::sys::net::{BATCH, receive_each, send_each};
+use crate::sys::net::{BATCH, leave_to_collector, receive_each, send_each};
 
 /// The longest frame: an Ethernet header and the longest IP packet, with a header of either kind.
 const LONGEST: usize = 65_535 + ETHERNET_HEADER + OFFLOAD_HEADER;
@@ -160,6 +160,11 @@ impl Outbox {
     /// An empty queue for a card.
     pub fn new(card: Card) -> Self {
         Self { card, guest: GUEST_MAC, queue: VecDeque::new(), spare: Vec::new(), blocked: false, next_id: 0 }
+    }
+
+    /// Gives the card up, which need not be gone when this returns.
+    pub fn close(self) {
+        leave_to_collector(self.card.fd);
     }
 
     /// The descriptor.

@@ -228,6 +228,7 @@ impl Stack {
     fn finish(mut self) -> Record {
         self.tcp.finish(&mut self.core);
         self.udp.finish(&mut self.core);
+        self.core.out.close();
         self.core.log.into_record()
     }
 }

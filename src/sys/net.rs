@@ -4,7 +4,10 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::libc;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
+    socketpair,
+};
 
 /// Most messages that one call moves.
 pub const BATCH: usize = 32;
@@ -80,6 +83,27 @@ pub fn receive_descriptor(socket: BorrowedFd<'_>) -> io::Result<(u8, OwnedFd)> {
     // SAFETY: the kernel has just made this descriptor for us, and there is room for one only.
     let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
     Ok((byte[0], descriptor))
+}
+
+/// Has the kernel close a descriptor at its leisure, where closing it here would wait: for a grace period
+/// of all CPUs, as with a packet socket, or until a network device is gone.
+///
+/// It travels in a message, together with the only descriptor of the socket that the message waits at.
+/// Nobody can ever read that, so the kernel's collector of such messages (`net/unix/garbage.c`) throws it
+/// away, from Linux 6.9 on in a thread of its own.
+pub fn leave_to_collector(fd: OwnedFd) {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    if let Ok((post, letterbox)) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags) {
+        let fds = [letterbox.as_raw_fd(), fd.as_raw_fd()];
+        let control = [ControlMessage::ScmRights(&fds)];
+        // If it cannot travel, it is closed right here.
+        let _ =
+            sendmsg::<()>(post.as_raw_fd(), &[IoSlice::new(&[0])], &control, MsgFlags::MSG_DONTWAIT, None);
+        // In this order: the collector, which the last of them wakes, shall find no other owner.
+        drop(fd);
+        drop(letterbox);
+        drop(post);
+    }
 }
 
 /// Has the C library keep allocations of this size and above in mappings of their own: they come
