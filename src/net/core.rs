@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::Instant;
 
+use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
 use super::addresses::{Addresses, Role};
@@ -78,6 +79,7 @@ pub struct Core {
     /// The time of this turn.
     pub now: Instant,
     next_id: u64,
+    minds_room: bool,
 }
 
 impl Core {
@@ -101,6 +103,7 @@ impl Core {
             log,
             now,
             next_id: 0,
+            minds_room: false,
         })
     }
 
@@ -113,6 +116,27 @@ impl Core {
     /// Wakes the stack for `owner` when something happens to a descriptor.
     pub fn watch(&self, fd: impl AsFd, owner: Owner, id: u64, flags: EpollFlags) -> nix::Result<()> {
         self.epoll.add(fd, EpollEvent::new(flags, (owner as u64) << 56 | id))
+    }
+
+    /// Watches a descriptor for other things than before.
+    pub fn watch_again(&self, fd: impl AsFd, owner: Owner, id: u64, flags: EpollFlags) -> nix::Result<()> {
+        self.epoll.modify(fd, &mut EpollEvent::new(flags, (owner as u64) << 56 | id))
+    }
+
+    /// Whether the stack is woken when the guest takes frames again. Always on, a card that is a
+    /// socket would wake us for each frame that the guest has taken.
+    pub fn mind_room(&mut self, mind: bool) -> nix::Result<()> {
+        if self.minds_room == mind {
+            return Ok(());
+        }
+        self.minds_room = mind;
+        let mut flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+        flags.set(EpollFlags::EPOLLOUT, mind);
+        match self.watch_again(self.out.fd(), Owner::Card, 0, flags) {
+            // The guest has closed it.
+            Err(Errno::ENOENT) => Ok(()),
+            done => done,
+        }
     }
 
     /// Whom an event concerns.

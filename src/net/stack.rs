@@ -57,8 +57,7 @@ impl Stack {
         let log = Log::new(settings.log_everything);
         let out = Outbox::new(card);
         let mut core = Core::new(out, settings.addresses, settings.policy, settings.host_loopback, log, now)?;
-        let edges = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
-        core.watch(core.out.fd(), Owner::Card, 0, edges)?;
+        core.watch(core.out.fd(), Owner::Card, 0, EpollFlags::EPOLLIN | EpollFlags::EPOLLET)?;
         let (mut tcp, mut udp) = (Tcp::default(), Udp::default());
         for published in settings.published {
             match published {
@@ -116,7 +115,10 @@ impl Stack {
                 (Owner::Stop, _) => happened.stop = true,
                 (Owner::Card, _) => {
                     happened.frames |= event.events().intersects(!EpollFlags::EPOLLOUT);
-                    self.core.out.unblock();
+                    if event.events().contains(EpollFlags::EPOLLOUT) {
+                        self.core.out.unblock();
+                        self.core.mind_room(false)?;
+                    }
                 }
                 (owner, id) => self.on_event(owner, id, event.events()),
             }
@@ -134,7 +136,11 @@ impl Stack {
             self.ping.tick(now);
         }
         self.tcp.turn(&mut self.core)?;
-        self.core.out.flush()
+        self.core.out.flush()?;
+        if self.core.out.is_blocked() {
+            self.core.mind_room(true)?;
+        }
+        Ok(())
     }
 
     fn on_event(&mut self, owner: Owner, id: u64, flags: EpollFlags) {

@@ -1,26 +1,20 @@
 //! One TCP connection: a host socket and its end towards the guest, and bytes between the two.
 //!
-//! The end towards the guest is a smoltcp interface with a single socket. Each side's end of stream
-//! and each side's reset are passed on to the other; a side that does not read stops the other one,
-//! because the buffers between them are bounded.
+//! Each side's end of stream and each side's reset are passed on to the other; a side that does not
+//! read stops the other one, because the buffers between them are bounded.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{setsockopt, sockopt};
-use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
-use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
-use smoltcp::time;
-use smoltcp::wire::{HardwareAddress, IpCidr, IpListenEndpoint};
+use smoltcp::socket::tcp::State;
 
-use super::device::Turn;
+use super::guest_end::GuestEnd;
 use crate::net::core::Core;
 use crate::net::log::{Fate, Protocol};
 
-/// How long the guest has to complete a handshake.
-const HANDSHAKE: time::Duration = time::Duration::from_secs(20);
 /// Rounds in one turn before others get theirs.
 const TURN: usize = 16;
 
@@ -52,10 +46,10 @@ pub struct Connection {
     pub scheduled: Option<Instant>,
     /// Whether its turn is due.
     pub is_due: bool,
+    /// Whether we are woken when the host's socket takes bytes again.
+    pub minds_room: bool,
     protocol: Protocol,
-    interface: Interface,
-    sockets: SocketSet<'static>,
-    handle: SocketHandle,
+    guest: GuestEnd,
     host: TcpStream,
     readable: bool,
     writable: bool,
@@ -68,16 +62,14 @@ pub struct Connection {
     failure: Option<ErrorKind>,
     sent: u64,
     received: u64,
-    started: Instant,
 }
 
 impl Connection {
     /// Answers the guest's first segment, now that the host's socket is connected.
-    pub fn accept(core: &mut Core, flow: Flow, host: TcpStream, buffer: usize, syn: &[u8]) -> Self {
-        let mut connection = Self::new(core, flow, host, buffer, Protocol::Tcp);
-        let end = IpListenEndpoint { addr: Some(flow.remote.ip().into()), port: flow.remote.port() };
+    pub fn accept(core: &mut Core, flow: Flow, host: TcpStream, guest: GuestEnd, syn: &[u8]) -> Self {
+        let mut connection = Self::new(flow, host, guest, Protocol::Tcp);
         // It cannot fail: the socket is new and the port is not zero.
-        if connection.socket().listen(end).is_err() {
+        if !connection.guest.listen(flow) {
             connection.failure = Some(ErrorKind::InvalidInput);
         }
         connection.take(core, syn);
@@ -85,45 +77,27 @@ impl Connection {
     }
 
     /// Connects to the guest for somebody who connected to a published port.
-    pub fn dial(core: &mut Core, flow: Flow, host: TcpStream, buffer: usize) -> Self {
-        let mut connection = Self::new(core, flow, host, buffer, Protocol::PublishedTcp);
-        let Self { interface, sockets, handle, .. } = &mut connection;
-        let socket = sockets.get_mut::<Socket<'_>>(*handle);
-        if socket.connect(interface.context(), flow.guest, flow.remote).is_err() {
+    pub fn dial(flow: Flow, host: TcpStream, guest: GuestEnd) -> Self {
+        let mut connection = Self::new(flow, host, guest, Protocol::PublishedTcp);
+        if !connection.guest.connect(flow) {
             connection.failure = Some(ErrorKind::InvalidInput);
         }
         connection
     }
 
-    fn new(core: &mut Core, flow: Flow, host: TcpStream, buffer: usize, protocol: Protocol) -> Self {
+    fn new(flow: Flow, host: TcpStream, guest: GuestEnd, protocol: Protocol) -> Self {
         // What the guest wrote at once shall go at once.
         let _ = host.set_nodelay(true);
-        let mut socket = Socket::new(SocketBuffer::new(vec![0; buffer]), SocketBuffer::new(vec![0; buffer]));
-        socket.set_nagle_enabled(false);
-        socket.set_ack_delay(None);
-        socket.set_timeout(Some(HANDSHAKE));
-        let mut config = Config::new(HardwareAddress::Ip);
-        // Sequence numbers are known to both ends of a link that nobody else is on.
-        config.random_seed = core.new_id().wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut interface =
-            Interface::new(config, &mut Turn { incoming: None, out: &mut core.out }, time::Instant::ZERO);
-        let bits = if flow.remote.is_ipv4() { 32 } else { 128 };
-        // It cannot fail: there is room for one.
-        interface.update_ip_addrs(|list| {
-            let _ = list.push(IpCidr::new(flow.remote.ip().into(), bits));
-        });
-        let mut sockets = SocketSet::new(Vec::with_capacity(1));
-        let handle = sockets.add(socket);
         Self {
             flow,
             scheduled: None,
             is_due: false,
+            minds_room: false,
             protocol,
-            interface,
-            sockets,
-            handle,
+            guest,
             host,
-            readable: true,
+            // An event says when it is.
+            readable: false,
             writable: true,
             hung_up: false,
             established: false,
@@ -132,23 +106,22 @@ impl Connection {
             failure: None,
             sent: 0,
             received: 0,
-            started: core.now,
         }
     }
 
-    fn socket(&mut self) -> &mut Socket<'static> {
-        self.sockets.get_mut(self.handle)
+    /// The host's socket.
+    pub fn host(&self) -> &TcpStream {
+        &self.host
     }
 
-    fn time(&self, now: Instant) -> time::Instant {
-        time::Instant::from_micros(i64::try_from((now - self.started).as_micros()).unwrap_or(i64::MAX))
+    /// Whether the host's socket is full.
+    pub fn is_stuck(&self) -> bool {
+        !self.writable
     }
 
     /// Takes a packet of the guest's.
     pub fn take(&mut self, core: &mut Core, packet: &[u8]) {
-        let now = self.time(core.now);
-        let mut device = Turn { incoming: Some(packet), out: &mut core.out };
-        self.interface.poll_ingress_single(now, &mut device, &mut self.sockets);
+        self.guest.take(core, packet);
     }
 
     /// Something happened to the host's socket.
@@ -161,14 +134,10 @@ impl Connection {
 
     /// Moves what can be moved.
     pub fn turn(&mut self, core: &mut Core) -> std::io::Result<Turned> {
-        let now = self.time(core.now);
         for _ in 0..TURN {
             let mut moved = self.send_to_host();
             moved |= self.receive_from_host();
-            let mut device = Turn { incoming: None, out: &mut core.out };
-            while self.interface.poll_egress(now, &mut device, &mut self.sockets) != PollResult::None {
-                moved = true;
-            }
+            moved |= self.guest.send(core);
             if core.out.is_full() {
                 core.out.flush()?;
                 if core.out.is_full() {
@@ -177,34 +146,30 @@ impl Connection {
                 continue;
             }
             if !moved {
-                return Ok(self.after_turn(now));
+                return Ok(self.after_turn(core.now));
             }
         }
         Ok(Turned::HasMore)
     }
 
-    fn after_turn(&mut self, now: time::Instant) -> Turned {
-        let state = self.socket().state();
+    fn after_turn(&mut self, now: Instant) -> Turned {
+        let socket = self.guest.socket();
         // Listening again is how smoltcp takes a handshake that the guest broke off.
-        if matches!(state, State::Closed | State::TimeWait | State::Listen) {
+        if matches!(socket.state(), State::Closed | State::TimeWait | State::Listen) {
             return Turned::Ended;
         }
-        if !self.established && self.socket().may_send() {
+        if !self.established && socket.may_send() {
             self.established = true;
             // An idle connection may stay so for as long as both ends want.
-            self.socket().set_timeout(None);
+            socket.set_timeout(None);
         }
-        let at = self.interface.poll_at(now, &self.sockets);
-        Turned::Waits(at.map(|at| {
-            let micros = u64::try_from(at.total_micros()).unwrap_or(0);
-            self.started + Duration::from_micros(micros)
-        }))
+        Turned::Waits(self.guest.next(now))
     }
 
     /// Guest to host. Says whether something moved.
     fn send_to_host(&mut self) -> bool {
-        let Self { sockets, handle, host, .. } = self;
-        let socket = sockets.get_mut::<Socket<'_>>(*handle);
+        let Self { guest, host, .. } = self;
+        let socket = guest.socket();
         let mut moved = false;
         while self.writable && socket.can_recv() {
             let mut result = Ok(0);
@@ -238,8 +203,8 @@ impl Connection {
 
     /// Host to guest. Says whether something moved.
     fn receive_from_host(&mut self) -> bool {
-        let Self { sockets, handle, host, .. } = self;
-        let socket = sockets.get_mut::<Socket<'_>>(*handle);
+        let Self { guest, host, .. } = self;
+        let socket = guest.socket();
         let mut moved = false;
         while self.readable && !self.host_finished && socket.can_send() {
             let mut result = Ok(0);
@@ -274,10 +239,11 @@ impl Connection {
         moved
     }
 
-    /// Ends the host's side as the guest's side ended, and writes the log.
-    pub fn end(mut self, core: &mut Core) {
+    /// Ends the host's side as the guest's side ended, writes the log, and leaves the guest's end to
+    /// the next one.
+    pub fn end(mut self, core: &mut Core) -> GuestEnd {
         let in_order = self.host_finished && self.guest_finished;
-        if self.socket().state() != State::TimeWait && !in_order {
+        if self.guest.socket().state() != State::TimeWait && !in_order {
             // Closing it then sends a reset.
             let abort = nix::libc::linger { l_onoff: 1, l_linger: 0 };
             let _ = setsockopt(&self.host, sockopt::Linger, &abort);
@@ -288,5 +254,6 @@ impl Connection {
             _ => Fate::Carried,
         };
         core.log.add(self.protocol, remote, core.names.of(remote.ip()), fate, (self.sent, self.received));
+        self.guest
     }
 }

@@ -6,6 +6,7 @@
 
 mod connection;
 mod device;
+mod guest_end;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -14,6 +15,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
 
 use connection::{Connection, Flow, Turned};
+pub use guest_end::SMALL_BUFFER;
+use guest_end::Spare;
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket};
@@ -29,12 +32,6 @@ use super::log::{Fate, Protocol};
 const MOST: usize = 4096;
 /// Connections that wait for the host at once.
 const MOST_PENDING: usize = 1024;
-/// Bytes of each of a connection's two buffers. Only what is used of them takes memory.
-const BUFFER: usize = 512 << 10;
-/// The same where there are many connections.
-pub const SMALL_BUFFER: usize = 128 << 10;
-/// How many are many.
-const MANY: usize = 256;
 /// Connections taken from one published port before others get their turn.
 const TURN: usize = 32;
 
@@ -52,6 +49,7 @@ pub struct Tcp {
     due: Vec<u64>,
     timers: BTreeSet<(Instant, u64)>,
     listeners: HashMap<u64, (TcpListener, u16)>,
+    spare: Spare,
 }
 
 /// A connection that the host is still opening.
@@ -133,11 +131,7 @@ impl Tcp {
         while let Some(target) = left.pop() {
             match begin_to_connect(target) {
                 Ok((host, is_connected)) => {
-                    let flags = EpollFlags::EPOLLIN
-                        | EpollFlags::EPOLLOUT
-                        | EpollFlags::EPOLLRDHUP
-                        | EpollFlags::EPOLLET;
-                    if core.watch(&host, Owner::Tcp, id, flags).is_err() {
+                    if core.watch(&host, Owner::Tcp, id, interest(!is_connected)).is_err() {
                         return;
                     }
                     self.by_flow.insert(flow, id);
@@ -162,13 +156,13 @@ impl Tcp {
     }
 
     fn establish(&mut self, core: &mut Core, id: u64, flow: Flow, host: TcpStream, syn: &[u8]) {
-        let mut connection = Connection::accept(core, flow, host, self.buffer(), syn);
-        mark(&mut self.due, id, &mut connection);
-        self.connections.insert(id, connection);
+        let guest = self.spare.take(core, flow, self.connections.len());
+        self.insert(id, Connection::accept(core, flow, host, guest, syn));
     }
 
-    fn buffer(&self) -> usize {
-        if self.connections.len() < MANY { BUFFER } else { SMALL_BUFFER }
+    fn insert(&mut self, id: u64, mut connection: Connection) {
+        mark(&mut self.due, id, &mut connection);
+        self.connections.insert(id, connection);
     }
 
     fn forget_pending(&mut self, id: u64) {
@@ -187,7 +181,12 @@ impl Tcp {
         let Some(pending) = self.pending.remove(&id) else { return };
         let failure = match pending.host.take_error() {
             Ok(None) if flags.contains(EpollFlags::EPOLLOUT) => {
-                return self.establish(core, id, pending.flow, pending.host, &pending.syn);
+                self.establish(core, id, pending.flow, pending.host, &pending.syn);
+                if let Some(connection) = self.connections.get_mut(&id) {
+                    connection.minds_room = true;
+                    connection.on_event(flags);
+                }
+                return;
             }
             Ok(None) => {
                 self.pending.insert(id, pending);
@@ -224,11 +223,9 @@ impl Tcp {
             flow.remote.set_port(flow.remote.port().wrapping_add(1));
         }
         let id = core.new_id();
-        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
-        if core.watch(&host, Owner::Tcp, id, flags).is_ok() {
-            let mut connection = Connection::dial(core, flow, host, self.buffer());
-            mark(&mut self.due, id, &mut connection);
-            self.connections.insert(id, connection);
+        if core.watch(&host, Owner::Tcp, id, interest(false)).is_ok() {
+            let end = self.spare.take(core, flow, self.connections.len());
+            self.insert(id, Connection::dial(flow, host, end));
             self.by_flow.insert(flow, id);
         }
     }
@@ -245,7 +242,12 @@ impl Tcp {
         for id in std::mem::take(&mut self.due) {
             let Some(connection) = self.connections.get_mut(&id) else { continue };
             connection.is_due = false;
-            match connection.turn(core)? {
+            let turned = connection.turn(core)?;
+            if connection.is_stuck() && !connection.minds_room {
+                connection.minds_room = true;
+                core.watch_again(connection.host(), Owner::Tcp, id, interest(true))?;
+            }
+            match turned {
                 Turned::HasMore => mark(&mut self.due, id, connection),
                 Turned::Waits(None) => {}
                 Turned::Waits(Some(at)) => {
@@ -260,7 +262,7 @@ impl Tcp {
                     if let Some(connection) = self.connections.remove(&id) {
                         self.by_flow.remove(&connection.flow);
                         connection.scheduled.map(|at| self.timers.remove(&(at, id)));
-                        connection.end(core);
+                        self.spare.keep(connection.end(core));
                     }
                 }
             }
@@ -300,6 +302,13 @@ fn refuse(core: &mut Core, packet: &Packet<'_>) {
     }
 }
 
+/// What a host socket is watched for. Most never fill, so their room is minded only when they have.
+fn interest(in_room: bool) -> EpollFlags {
+    let mut flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
+    flags.set(EpollFlags::EPOLLOUT, in_room);
+    flags
+}
+
 fn ethertype(packet: &[u8]) -> &'static [u8] {
     if packet[0] >> 4 == 6 { &[0x86, 0xdd] } else { &[0x08, 0x00] }
 }
@@ -309,9 +318,15 @@ fn begin_to_connect(target: SocketAddr) -> Result<(TcpStream, bool), Errno> {
     let family = if target.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket: OwnedFd = socket(family, SockType::Stream, flags, None)?;
-    let is_connected = match connect(socket.as_raw_fd(), &SockaddrStorage::from(target)) {
+    let target_address = SockaddrStorage::from(target);
+    let mut done = connect(socket.as_raw_fd(), &target_address);
+    if done == Err(Errno::EINPROGRESS) && target.ip().is_loopback() {
+        // The answer was there before the call returned; another call tells it.
+        done = connect(socket.as_raw_fd(), &target_address);
+    }
+    let is_connected = match done {
         Ok(()) => true,
-        Err(Errno::EINPROGRESS) => false,
+        Err(Errno::EINPROGRESS | Errno::EALREADY) => false,
         Err(errno) => return Err(errno),
     };
     Ok((socket.into(), is_connected))

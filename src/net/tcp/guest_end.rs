@@ -1,0 +1,133 @@
+//! The end of a connection that the guest talks to: a smoltcp interface with a single socket.
+//!
+//! To map, touch and unmap its buffers takes longer than anything else that a short connection does
+//! here, so the next connection takes over what the last one left.
+
+use std::time::{Duration, Instant};
+
+use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::socket::tcp::{Socket, SocketBuffer};
+use smoltcp::time;
+use smoltcp::wire::{HardwareAddress, IpCidr, IpListenEndpoint};
+
+use super::connection::Flow;
+use super::device::Turn;
+use crate::net::core::Core;
+
+/// Bytes of each of a connection's two buffers. Only what is used of them takes memory.
+pub const BUFFER: usize = 512 << 10;
+/// The same where there are many connections.
+pub const SMALL_BUFFER: usize = 128 << 10;
+/// How many are many.
+const MANY: usize = 256;
+/// How many are kept for the next connections.
+const SPARE: usize = 8;
+/// How long the guest has to complete a handshake.
+const HANDSHAKE: time::Duration = time::Duration::from_secs(20);
+
+/// See the module.
+pub struct GuestEnd {
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+    buffer: usize,
+    started: Instant,
+}
+
+/// Those that nobody uses.
+#[derive(Default)]
+pub struct Spare(Vec<GuestEnd>);
+
+impl Spare {
+    /// One for a connection beside so many others.
+    pub fn take(&mut self, core: &mut Core, flow: Flow, connections: usize) -> GuestEnd {
+        let buffer = if connections < MANY { BUFFER } else { SMALL_BUFFER };
+        let kept = if buffer == BUFFER { self.0.pop() } else { None };
+        let mut end = kept.unwrap_or_else(|| GuestEnd::new(core, buffer));
+        end.begin(core, flow);
+        end
+    }
+
+    /// Keeps one whose connection is over.
+    pub fn keep(&mut self, mut end: GuestEnd) {
+        if end.buffer == BUFFER && self.0.len() < SPARE {
+            end.socket().abort();
+            self.0.push(end);
+        }
+    }
+}
+
+impl GuestEnd {
+    fn new(core: &mut Core, buffer: usize) -> Self {
+        let mut socket = Socket::new(SocketBuffer::new(vec![0; buffer]), SocketBuffer::new(vec![0; buffer]));
+        socket.set_nagle_enabled(false);
+        socket.set_ack_delay(None);
+        let mut config = Config::new(HardwareAddress::Ip);
+        // Sequence numbers are known to both ends of a link that nobody else is on.
+        config.random_seed = core.new_id().wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut device = Turn { incoming: None, out: &mut core.out };
+        let interface = Interface::new(config, &mut device, time::Instant::ZERO);
+        let mut sockets = SocketSet::new(Vec::with_capacity(1));
+        let handle = sockets.add(socket);
+        Self { interface, sockets, handle, buffer, started: core.now }
+    }
+
+    fn begin(&mut self, core: &Core, flow: Flow) {
+        self.started = core.now;
+        let bits = if flow.remote.is_ipv4() { 32 } else { 128 };
+        self.interface.update_ip_addrs(|list| {
+            list.clear();
+            // It cannot fail: there is room for one.
+            let _ = list.push(IpCidr::new(flow.remote.ip().into(), bits));
+        });
+        self.socket().set_timeout(Some(HANDSHAKE));
+    }
+
+    /// Waits for the guest's first segment. Says whether it does.
+    pub fn listen(&mut self, flow: Flow) -> bool {
+        let at = IpListenEndpoint { addr: Some(flow.remote.ip().into()), port: flow.remote.port() };
+        self.socket().listen(at).is_ok()
+    }
+
+    /// Connects to the guest. Says whether it does.
+    pub fn connect(&mut self, flow: Flow) -> bool {
+        let Self { interface, sockets, handle, .. } = self;
+        let socket = sockets.get_mut::<Socket<'_>>(*handle);
+        socket.connect(interface.context(), flow.guest, flow.remote).is_ok()
+    }
+
+    /// The socket.
+    pub fn socket(&mut self) -> &mut Socket<'static> {
+        self.sockets.get_mut(self.handle)
+    }
+
+    /// Takes a packet of the guest's.
+    pub fn take(&mut self, core: &mut Core, packet: &[u8]) {
+        let now = self.time(core.now);
+        let mut device = Turn { incoming: Some(packet), out: &mut core.out };
+        self.interface.poll_ingress_single(now, &mut device, &mut self.sockets);
+    }
+
+    /// Queues what there is for the guest, as far as there is room. Says whether there was something.
+    pub fn send(&mut self, core: &mut Core) -> bool {
+        let now = self.time(core.now);
+        let mut device = Turn { incoming: None, out: &mut core.out };
+        let mut sent = false;
+        while self.interface.poll_egress(now, &mut device, &mut self.sockets) != PollResult::None {
+            sent = true;
+        }
+        sent
+    }
+
+    /// When it must be looked at again.
+    pub fn next(&mut self, now: Instant) -> Option<Instant> {
+        let now = self.time(now);
+        let at = self.interface.poll_at(now, &self.sockets)?;
+        let micros = u64::try_from(at.total_micros()).unwrap_or(0);
+        Some(self.started + Duration::from_micros(micros))
+    }
+
+    fn time(&self, now: Instant) -> time::Instant {
+        time::Instant::from_micros(i64::try_from((now - self.started).as_micros()).unwrap_or(i64::MAX))
+    }
+}
