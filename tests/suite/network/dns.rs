@@ -1,13 +1,7 @@
 //! The name server, over resolvers of the test's own.
-//!
-//! Our program runs in a network and a mount namespace made for the test, in which `/etc/resolv.conf`
-//! and port 53 of the loopback are the test's. To an ordinary user that takes a user namespace,
-//! whose root cannot start namespaces machines; then it is the guest alone that is asked.
 
-use std::process::{Command, Stdio};
-
-use super::PEER;
-use crate::support::{Place, Ran, have, require, under};
+use super::surroundings::{on_each_machine, run};
+use crate::support::{Place, Ran, require};
 
 /// A resolver: every name has two addresses, and the first label of the name of an answer's text is
 /// whom it came from.
@@ -34,44 +28,9 @@ def resolver(address, mark):
     for work in (datagrams, connections): threading.Thread(target=work, daemon=True).start()
 "#;
 
-/// Every kind of machine that starts in the test's surroundings.
-fn on_each_machine(test: impl Fn(&Place)) {
-    super::on_each_machine(|place| {
-        if have::root().is_ok() || place.kind() == "uml" {
-            test(place);
-        } else {
-            eprintln!("skipped: no namespaces machine in a user namespace of the test's");
-        }
-    });
-}
-
 /// Runs a Python program in a machine, in surroundings whose resolvers `before` has started.
-fn run(place: &Place, resolv_conf: Option<&str>, before: &str, options: &[&str], code: &str) -> Ran {
-    let file = place.path("resolv.conf");
-    std::fs::write(&file, resolv_conf.unwrap_or_default()).unwrap();
-    let code = format!("{PEER}\n{code}");
-    let mut inner = place.sekexe(["exec"]);
-    inner.args(options).args(["--", "python3", "-c", &code]);
-    let surroundings = format!(
-        "{PEER}\n{RESOLVER}
-import subprocess
-CONF = {file:?}
-subprocess.run(['ip', 'link', 'set', 'lo', 'up'], check=True)
-{cover}
-{before}
-sys.exit(subprocess.run(sys.argv[1:]).returncode)",
-        file = file.display().to_string(),
-        cover = match resolv_conf {
-            Some(_) => "subprocess.run(['mount', '--bind', CONF, '/etc/resolv.conf'], check=True)",
-            // A link to nowhere.
-            None =>
-                "os.path.islink('/etc/resolv.conf') or subprocess.run(['mount', '--bind', '/dev/null', '/etc/resolv.conf'], check=True)",
-        }
-    );
-    let user: &[&str] = if have::root().is_ok() { &[] } else { &["--user", "--map-root-user"] };
-    let prefix = [&["unshare"], user, &["--mount", "--net", "python3", "-c", &surroundings]].concat();
-    let mut command: Command = under(&prefix, &inner);
-    Ran::from(command.stderr(Stdio::piped()).output().unwrap())
+fn ask(place: &Place, resolv_conf: Option<&str>, before: &str, options: &[&str], code: &str) -> Ran {
+    run(place, resolv_conf, &format!("{RESOLVER}\n{before}"), options, code)
 }
 
 #[test]
@@ -85,7 +44,7 @@ found = socket.getaddrinfo('new.example', 80, type=socket.SOCK_STREAM)
 took = time.monotonic() - started
 print(sorted(a[4][0] for a in found), took < 0.05 or took)";
         let before = "resolver('127.0.0.1', 1)";
-        let ran = run(place, Some("nameserver 127.0.0.1\n"), before, &[], code).ended_with(0);
+        let ran = ask(place, Some("nameserver 127.0.0.1\n"), before, &[], code).ended_with(0);
         assert_eq!(ran.stdout, "['2001:db8::1', '203.0.113.1'] True\n");
     });
 }
@@ -103,7 +62,7 @@ for n in range(0, 10000, 20):
     assert got == {b'%05d' % m for m in range(n, n + 20)}, n
 print('all')";
         let before = "resolver('127.0.0.1', 1)";
-        let ran = run(place, Some("nameserver 127.0.0.1\n"), before, &[], code).ended_with(0);
+        let ran = ask(place, Some("nameserver 127.0.0.1\n"), before, &[], code).ended_with(0);
         assert_eq!(ran.stdout, "all\n");
     });
 }
@@ -118,7 +77,7 @@ query = struct.pack('!HHHHHH', 7, 0x100, 1, 0, 0, 0) + b'\\x04name\\x07example\\
 s.sendall(struct.pack('!H', len(query)) + query)
 print(receive(s)[0] > len(query))";
         let before = "resolver('127.0.0.1', 1)";
-        let ran = run(place, Some("nameserver 127.0.0.1\n"), before, &[], code).ended_with(0);
+        let ran = ask(place, Some("nameserver 127.0.0.1\n"), before, &[], code).ended_with(0);
         assert_eq!(ran.stdout, "True\n");
     });
 }
@@ -137,7 +96,7 @@ threading.Thread(target=change, daemon=True).start()";
 open('changed', 'w').close()
 while not os.path.exists('done'): time.sleep(0.01)
 print(socket.gethostbyname('b.example'))";
-        let ran = run(place, Some("nameserver 127.0.0.1\n"), before, &[], code).ended_with(0);
+        let ran = ask(place, Some("nameserver 127.0.0.1\n"), before, &[], code).ended_with(0);
         assert_eq!(ran.stdout, "203.0.113.1\n203.0.113.2\n");
         std::fs::remove_file(place.path("work/done")).unwrap();
     });
@@ -150,7 +109,7 @@ fn a_resolver_that_is_dead_is_followed_by_the_next_and_twenty_are_no_trouble() {
         let code = "print(socket.gethostbyname('a.example'))";
         let many: String = (3..23).map(|n| format!("nameserver 127.0.0.{n}\n")).collect();
         let before = "resolver('127.0.0.5', 5)";
-        let ran = run(place, Some(&many), before, &[], code).ended_with(0);
+        let ran = ask(place, Some(&many), before, &[], code).ended_with(0);
         assert_eq!(ran.stdout, "203.0.113.5\n");
     });
 }
@@ -163,7 +122,7 @@ fn without_a_resolver_or_a_file_that_names_one_a_lookup_fails_at_once() {
 try: socket.gethostbyname('a.example')
 except socket.gaierror: print('unknown', time.monotonic() - started < 2)";
         for resolv_conf in [Some("nameserver 127.0.0.1\n"), Some(""), None] {
-            let ran = run(place, resolv_conf, "", &[], code).ended_with(0);
+            let ran = ask(place, resolv_conf, "", &[], code).ended_with(0);
             assert_eq!(ran.stdout, "unknown True\n", "{resolv_conf:?}");
         }
     });
@@ -182,7 +141,7 @@ print(attempt('good.example'), attempt('good.example', 8081))
 try: socket.gethostbyname('bad.example')
 except socket.gaierror: print('unknown')";
         let options = ["--allow-net", "good.example:8080"];
-        let ran = run(place, Some("nameserver 127.0.0.1\n"), before, &options, code).ended_with(0);
+        let ran = ask(place, Some("nameserver 127.0.0.1\n"), before, &options, code).ended_with(0);
         assert_eq!(ran.stdout, "none ECONNREFUSED\nunknown\n");
         ran.says("the name bad.example (not among --allow-net)").says("203.0.113.1:8081");
     });

@@ -2,10 +2,13 @@
 
 mod dns;
 mod hostile;
+mod kernels;
 mod options;
+mod ping;
 mod policy;
 mod programs;
 mod publish;
+mod surroundings;
 mod tcp;
 mod udp;
 
