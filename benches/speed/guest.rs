@@ -11,7 +11,8 @@ use sekexe_ci::kernel::probe;
 
 use crate::measure::run;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_sekexe-ci");
+/// Our program.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_sekexe-ci");
 
 /// Our program, its working directory and its cache.
 pub struct Sekexe {

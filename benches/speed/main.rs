@@ -10,6 +10,7 @@
 //! is the median over the rounds. A peer that is missing is named and left out. Guests are those
 //! of an ordinary user: run it as one.
 
+mod action;
 mod compile;
 mod debian;
 mod detect;
@@ -42,6 +43,7 @@ fn main() -> Result<()> {
             Topic::Memory => memory::run(&bench)?,
             Topic::Network => network::run(&bench)?,
             Topic::Matchers => matchers::run(&bench)?,
+            Topic::Action => action::run(&bench)?,
             Topic::Detect => detect::run(&bench)?,
         });
     }

@@ -1,12 +1,13 @@
 //! Looking for errors and warnings in what a command prints: all built-in matchers over a large log.
 //!
 //! The log is what a build prints: mostly lines of no interest, and now and then what one of the tools
-//! really says (`src/ci/matchers/samples`). Beside it `grep` looks for two words.
+//! really says (`src/ci/matchers/samples`). Beside it `grep` looks for two words. And what it adds to
+//! the way of a line from a command to whoever reads our output.
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -17,20 +18,24 @@ use crate::table::{Bar, Line, Measure};
 
 const SPEED: &str = "matchers over a log";
 const DELAY: &str = "longest look at one write";
+const ADDED: &str = "added to the way of a line";
 
-const MEASURES: [Measure; 2] = [
+const MEASURES: [Measure; 3] = [
     Measure { what: SPEED, unit: "MB/s", bar: Some(Bar::AtLeast(200.0)), peers: &[("grep -E", None)] },
     Measure { what: DELAY, unit: "ms", bar: Some(Bar::AtMost(5.0)), peers: &[] },
+    Measure { what: ADDED, unit: "ms", bar: Some(Bar::AtMost(5.0)), peers: &[] },
 ];
 
 /// Bytes of the log.
 const SIZE: usize = 100_000_000;
 /// Bytes that are looked at in one go: as many as are written in one.
 const WRITE: usize = 64 << 10;
+/// Lines that go to a command and back.
+const TRIPS: u32 = 500;
 /// Ordinary lines between two samples.
 const BETWEEN: usize = 400;
 
-/// Measures both.
+/// Measures all of it.
 pub fn run(bench: &Bench<'_>) -> Result<Vec<Line>> {
     let path = bench.path("log");
     write_log(&path)?;
@@ -49,7 +54,37 @@ pub fn run(bench: &Bench<'_>) -> Result<Vec<Line>> {
         }),
     ];
     let medians = bench.take_turns("matchers", contenders);
-    Ok(MEASURES.iter().flat_map(|measure| measure.lines(&medians, "ours")).collect())
+    let way = Contender::of("ours", ADDED, || Ok(trip(bench, "all")? - trip(bench, "none")?));
+    let way = bench.take_turns("the way of a line", vec![way]);
+    let [speed, delay, added] = &MEASURES;
+    let lines = [speed.lines(&medians, "ours"), delay.lines(&medians, "ours"), added.lines(&way, "ours")];
+    Ok(lines.concat())
+}
+
+/// How long a line takes to a command in namespaces and back, on average, in milliseconds.
+fn trip(bench: &Bench<'_>, matchers: &str) -> Result<f64> {
+    let mut command = bench.sekexe.exec_in("namespaces");
+    command.args(["--network", "none", "--matchers", matchers, "--", "cat"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let mut input = child.stdin.take().context("no input")?;
+    let mut output = BufReader::new(child.stdout.take().context("no output")?);
+    let mut line = String::new();
+    let mut trip = || -> Result<()> {
+        // One that a matcher takes, so that it is looked at closely.
+        input.write_all(b"src/main.c:12:3: error: this line comes again\n")?;
+        line.clear();
+        if output.read_line(&mut line)? == 0 {
+            bail!("the command has ended");
+        }
+        Ok(())
+    };
+    trip()?;
+    let begun = Instant::now();
+    (0..TRIPS).try_for_each(|_| trip())?;
+    let took = begun.elapsed();
+    drop(input);
+    child.wait()?;
+    Ok(1000.0 * took.as_secs_f64() / f64::from(TRIPS))
 }
 
 fn rate(seconds: f64) -> f64 {

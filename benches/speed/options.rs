@@ -57,6 +57,8 @@ pub enum Topic {
     Network,
     /// Problem matchers over a large log
     Matchers,
+    /// What the GitHub Action adds to a run
+    Action,
     /// Finding out what the host can do
     Detect,
 }
