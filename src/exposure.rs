@@ -24,6 +24,8 @@ pub struct Wish {
     pub current_dir: PathBuf,
     /// `--rw`, as given.
     pub writable: Vec<PathBuf>,
+    /// What may be changed too, if it can be: paths by which a step speaks to its CI.
+    pub also: Vec<PathBuf>,
     /// `--ro`: nothing may be changed.
     pub read_only: bool,
     /// Paths that are hidden: absolute, existing, without symbolic links.
@@ -72,6 +74,16 @@ pub fn resolve(wish: &Wish) -> Result<Exposure, Refusal> {
             Err(refusal) => exposure.notes.push(format!(
                 "what the command changes in {} is thrown away: {}",
                 current.display(),
+                refusal.why
+            )),
+        }
+    }
+    for path in wish.also.iter().filter(|path| !wish.read_only && path.exists()) {
+        match check(path, wish) {
+            Ok(path) => exposure.writable.push(path),
+            Err(refusal) => exposure.notes.push(format!(
+                "what the command writes to {} is thrown away: {}",
+                path.display(),
                 refusal.why
             )),
         }
@@ -163,6 +175,7 @@ mod tests {
             rootfs: "/".into(),
             current_dir: top.join("work"),
             writable: writable.iter().map(|name| top.join(name)).collect(),
+            also: Vec::new(),
             read_only: false,
             hidden: vec![top.join("home/.ssh")],
         }
@@ -192,6 +205,18 @@ mod tests {
         assert!(refusal("/").contains("every file that you can"));
         assert!(refusal("/proc/self").contains("the guest has its own"));
         assert!(refusal("home").contains("--show"));
+    }
+
+    #[test]
+    fn what_a_step_speaks_by_may_be_changed_if_it_can_be() {
+        let (_guard, top) = tree();
+        let also = ["file", "missing", "home"].map(|name| top.join(name)).into();
+        let exposure = resolve(&Wish { also, ..wish(&top, &[]) }).unwrap();
+        assert_eq!(exposure.writable, [top.join("file"), top.join("work")]);
+        assert!(exposure.notes[0].contains("home is thrown away: it contains hidden files"));
+        let also = vec![top.join("file")];
+        let exposure = resolve(&Wish { also, read_only: true, ..wish(&top, &[]) }).unwrap();
+        assert!(exposure.writable.is_empty());
     }
 
     #[test]

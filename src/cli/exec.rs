@@ -118,7 +118,8 @@ pub struct MachineArgs {
     /// The directory whose files the machine sees as its root
     #[arg(long, value_name = "DIR", default_value = "/", help_heading = "Files")]
     pub rootfs: PathBuf,
-    /// A path that the machine may change, repeatable [default: the current directory]
+    /// A path that the machine may change, repeatable [default: the current directory; in GitHub
+    /// Actions the workspace and RUNNER_TEMP too]
     #[arg(long, value_name = "PATH", help_heading = "Files")]
     pub rw: Vec<PathBuf>,
     /// Throw every change away, those in the current directory too

@@ -15,11 +15,10 @@ use super::{Environment, Messages, Status};
 use crate::ci::annotation::{Annotation, Level};
 use crate::ci::matcher::Obey;
 use crate::ci::places::Places;
-use crate::ci::provider::{self, Limits, PLAIN, Project, Provider};
+use crate::ci::provider::{Limits, PLAIN, Project, Provider};
 use crate::ci::selection::{self, Selection};
 use crate::ci::summary;
 use crate::cli::annotate::AnnotateArgs;
-use crate::cli::ci::{AUTO, NONE};
 use crate::github::{Access, Check, Comment, GitHub};
 use crate::machine::hidden;
 
@@ -34,11 +33,7 @@ pub fn run(args: &AnnotateArgs, env: &Environment) -> Result<Status> {
         bail!("there is nothing to annotate; name a log, - for standard input, or files with --report");
     }
     let lookup = face::lookup(env);
-    let provider = match args.ci.as_str() {
-        AUTO => provider::detect(&lookup),
-        NONE => None,
-        name => provider::named(name),
-    };
+    let provider = face::provider_for(&args.ci, env);
     let to_github = args.check.is_some() || args.comment.is_some();
     // Who cannot be told is found out before a long log is read.
     let target = if to_github { Some(Target::new(args, env, provider)?) } else { None };

@@ -10,7 +10,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use sekexe_init::protocol::Stream;
 
-use super::face::Face;
+use super::face::{self, Face};
 use super::job::{Job, Streams};
 use super::{Environment, Status};
 use crate::cli::exec::ExecArgs;
@@ -47,6 +47,7 @@ fn run_before(face: &mut Option<Face>, args: &ExecArgs, env: &Environment) -> Re
         timeout: Some(args.timeout),
         result: args.result.clone(),
         terminal: None,
+        also_writable: face::step_paths(&args.ci.ci, args.machine.rw.is_empty(), env),
     };
     let started = job.prepare(env)?.start(None)?;
     let input = match args.script.as_ref().is_some_and(|script| script == "-") {

@@ -30,6 +30,7 @@ pub fn run(args: &ShellArgs, env: &Environment) -> Result<Status> {
         timeout: None,
         result: None,
         terminal: Some(terminal_size().unwrap_or(WindowSize { rows: 24, columns: 80 })),
+        also_writable: Vec::new(),
     };
     let started = job.prepare(env)?.start(Some(terminal_size))?;
     let stdin = std::io::stdin().as_fd().try_clone_to_owned().context("take standard input")?;

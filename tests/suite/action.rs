@@ -3,11 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde::Deserialize;
 
-use crate::support::{Place, Ran, program, require};
+use crate::support::{Place, Ran, on_every_machine_in, program, require};
 
 #[derive(Deserialize)]
 struct Action {
@@ -57,6 +61,11 @@ struct Acted {
 
 /// Runs the Action's own steps; the cache is the runner's business.
 fn act(place: &Place, inputs: &[(&str, &str)]) -> Acted {
+    act_on(place, inputs, &[])
+}
+
+/// The same on a runner whose variables differ.
+fn act_on(place: &Place, inputs: &[(&str, &str)], runner: &[(&str, &str)]) -> Acted {
     let action = action();
     assert_eq!(action.runs.using, "composite");
     for name in ["work", "runner"] {
@@ -69,6 +78,7 @@ fn act(place: &Place, inputs: &[(&str, &str)]) -> Acted {
     }
     contexts.insert("github.action_ref".into(), "v0.1.0".into());
     contexts.insert("github.action_repository".into(), "owner/repository".into());
+    contexts.insert("github.token".into(), "token".into());
     let mut last = None;
     for step in &action.runs.steps {
         let wanted = match step.condition.as_deref() {
@@ -94,6 +104,7 @@ fn act(place: &Place, inputs: &[(&str, &str)]) -> Acted {
             .env("GITHUB_OUTPUT", &output)
             .env("GITHUB_PATH", place.path("runner/path"))
             .env("GITHUB_ENV", place.path("runner/env"))
+            .envs(runner.iter().copied())
             .envs(step.env.iter().map(|(name, value)| (name, evaluate(value, &contexts))));
         let ran = Ran::from(command.output().expect("bash starts"));
         let written = fs::read_to_string(&output).unwrap();
@@ -159,6 +170,159 @@ fn exec_is_the_shell_of_a_step() {
     let script = place.write("home/step.sh", "[[ -o pipefail ]]; echo \"$1\" in a machine; exit 5\n");
     let ran = place.exec_with(["--shell", "bash", script.to_str().unwrap()]).ended_with(5);
     assert_eq!(ran.stdout, " in a machine\n");
+}
+
+#[test]
+fn a_step_in_a_machine_speaks_to_the_runner_and_writes_nothing_else() {
+    // Not where machines have a directory of their own.
+    on_every_machine_in(Path::new("/var/tmp"), |place| {
+        let files = ["GITHUB_ENV", "GITHUB_OUTPUT", "GITHUB_PATH", "GITHUB_STATE", "GITHUB_STEP_SUMMARY"];
+        fs::create_dir_all(place.path("runner/commands")).unwrap();
+        fs::create_dir_all(place.path("work/sub")).unwrap();
+        let path = |name: &str| place.write(&format!("runner/commands/{name}"), "");
+        let mut variables: Vec<(&str, PathBuf)> = files.iter().map(|name| (*name, path(name))).collect();
+        variables.push(("GITHUB_WORKSPACE", place.path("work")));
+        variables.push(("RUNNER_TEMP", place.path("runner")));
+        let writes = files.map(|name| format!("echo {name} >> \"${name}\"")).join("; ");
+        let elsewhere = place.path("home/elsewhere");
+        let script = place.write(
+            "runner/step.sh",
+            format!("{writes}; touch ../made \"$RUNNER_TEMP/made\"; touch {} || true\n", elsewhere.display()),
+        );
+        let run = |options: &[&str]| {
+            let mut command = place.sekexe(["exec"]);
+            command.args(options).args(["--matchers", "none", "--shell", "bash"]).arg(&script);
+            command.envs(variables.iter().cloned()).env("GITHUB_ACTIONS", "true");
+            Ran::from(command.current_dir(place.path("work/sub")).output().unwrap()).ended_with(0)
+        };
+        run(&[]);
+        for (name, path) in &variables[..files.len()] {
+            assert!(fs::read_to_string(path).unwrap().starts_with(&format!("{name}\n")), "{name}");
+        }
+        assert!(place.path("work/made").exists() && place.path("runner/made").exists());
+        assert!(!elsewhere.exists());
+        // Where the paths are named, only the files by which it speaks are added to them.
+        fs::remove_file(place.path("work/made")).unwrap();
+        fs::remove_file(place.path("runner/made")).unwrap();
+        run(&["--rw", "."]);
+        let env = fs::read_to_string(&variables[0].1).unwrap();
+        assert_eq!(env, "GITHUB_ENV\nGITHUB_ENV\n");
+        assert!(!place.path("work/made").exists() && !place.path("runner/made").exists());
+        run(&["--ro"]);
+        assert_eq!(fs::read_to_string(&variables[0].1).unwrap(), env);
+    });
+}
+
+/// A server that has a release: each path and what it answers. Gives its address.
+fn releases(files: Vec<(String, Vec<u8>)>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut reader = BufReader::new(&stream);
+            let mut line = String::new();
+            let _ = reader.read_line(&mut line);
+            let mut header = String::new();
+            while reader.read_line(&mut header).is_ok_and(|count| count > 2) {
+                header.clear();
+            }
+            let path = line.split(' ').nth(1).unwrap_or_default();
+            let file = files.iter().find(|(known, _)| known == path);
+            let status = if file.is_some() { "200 OK" } else { "404 Not Found" };
+            let body = file.map_or(&[][..], |(_, body)| body);
+            let head =
+                format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+            let _ = (&stream).write_all(&[head.as_bytes(), body].concat());
+        }
+    });
+    address
+}
+
+#[test]
+fn the_release_of_the_actions_own_ref_is_fetched_checked_and_kept() {
+    require!(checkout, curl);
+    let program = b"#!/bin/sh\necho fetched\n".to_vec();
+    let digest = |bytes: &[u8]| {
+        let place = Place::new();
+        let file = place.write("work/file", bytes);
+        let output = Command::new("sha256sum").arg(file).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).split(' ').next().unwrap().to_owned()
+    };
+    let name = "sekexe-ci-x86_64-linux";
+    let release = |version: &str, sums: String, program: &[u8]| {
+        let at = format!("/owner/repository/releases/download/{version}");
+        vec![(format!("{at}/SHA256SUMS"), sums.into_bytes()), (format!("{at}/{name}"), program.to_vec())]
+    };
+    let right = format!("{}  {name}\n", digest(&program));
+    let mut files = release("v0.1.0", right, &program);
+    files.extend(release("v0.2.0", format!("{}  {name}\n", digest(b"other")), &program));
+    let server = releases(files);
+
+    let place = Place::new();
+    // What verifies the provenance says no once it is told to, and writes down what it was asked.
+    let bin = place.path("bin");
+    fs::create_dir(&bin).unwrap();
+    let gh = place.write(
+        "bin/gh",
+        "#!/bin/sh\necho \"$GH_TOKEN $*\" >> \"$RUNNER_TEMP/asked\"\n[ ! -e \"$RUNNER_TEMP/forged\" ]\n",
+    );
+    fs::set_permissions(&gh, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    let tools = place.path("tools");
+    let runner = [
+        ("GITHUB_SERVER_URL", server.as_str()),
+        ("PATH", &path),
+        ("RUNNER_TOOL_CACHE", tools.to_str().unwrap()),
+    ];
+    let act = |inputs: &[(&str, &str)]| act_on(&place, inputs, &runner).ran;
+
+    act(&[]).ended_with(0);
+    let kept = place.path("tools/sekexe-ci/v0.1.0/x86_64/sekexe-ci");
+    assert_eq!(fs::read(&kept).unwrap(), program);
+    assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o755);
+    let asked = fs::read_to_string(place.path("runner/asked")).unwrap();
+    assert!(
+        asked.starts_with("token attestation verify ") && asked.ends_with("--repo owner/repository\n"),
+        "{asked}"
+    );
+    let path_file = fs::read_to_string(place.path("runner/path")).unwrap();
+    assert_eq!(path_file.trim_end(), kept.parent().unwrap().to_str().unwrap());
+    // What is kept is not fetched again.
+    fs::write(&kept, "#!/bin/sh\n").unwrap();
+    act(&[]).ended_with(0);
+    assert_eq!(fs::read(&kept).unwrap(), b"#!/bin/sh\n");
+
+    let refused = |inputs: &[(&str, &str)], said: &str| {
+        let ran = act(inputs).ended_with(1);
+        assert!(
+            ran.stdout.starts_with("::error title=sekexe-ci::") && ran.stdout.contains(said),
+            "{}",
+            ran.stdout
+        );
+    };
+    refused(&[("version", "v0.2.0")], "does not have the digest that its release names");
+    refused(
+        &[("version", "v9.9.9")],
+        "cannot be fetched; name a release with version, or a program with binary",
+    );
+    fs::remove_file(&kept).unwrap();
+    place.write("runner/forged", "");
+    refused(&[], "has no valid provenance");
+    assert!(!kept.exists());
+}
+
+#[test]
+fn what_is_not_supported_is_said_clearly() {
+    require!(checkout);
+    let place = Place::new();
+    for (runner, said) in [
+        (("RUNNER_OS", "macOS"), "there is no sekexe-ci for macOS; use a Linux runner"),
+        (("RUNNER_OS", "Windows"), "there is no sekexe-ci for Windows; use a Linux runner"),
+        (("RUNNER_ARCH", "ARM64"), "there is no sekexe-ci for ARM64 yet; use an x86-64 runner"),
+    ] {
+        let ran = act_on(&place, &[], &[runner, ("PATH", "/usr/bin:/bin")]).ran.ended_with(1);
+        assert_eq!(ran.stdout, format!("::error title=sekexe-ci::{said}\n"));
+    }
 }
 
 #[test]

@@ -104,6 +104,11 @@ pub mod have {
         program("python3")
     }
 
+    /// A program that fetches.
+    pub fn curl() -> Result<(), String> {
+        program("curl")
+    }
+
     /// Git.
     pub fn git() -> Result<(), String> {
         program("git")

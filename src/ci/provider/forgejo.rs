@@ -20,6 +20,14 @@ impl Provider for Forgejo {
         Gitea.workspace_variable()
     }
 
+    fn file_variables(&self) -> &'static [&'static str] {
+        Gitea.file_variables()
+    }
+
+    fn temporary_variable(&self) -> Option<&'static str> {
+        Gitea.temporary_variable()
+    }
+
     fn is_plain(&self) -> bool {
         Gitea.is_plain()
     }

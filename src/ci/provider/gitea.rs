@@ -20,6 +20,14 @@ impl Provider for Gitea {
         Some("GITHUB_WORKSPACE")
     }
 
+    fn file_variables(&self) -> &'static [&'static str] {
+        github::GitHub.file_variables()
+    }
+
+    fn temporary_variable(&self) -> Option<&'static str> {
+        github::GitHub.temporary_variable()
+    }
+
     fn is_plain(&self) -> bool {
         false
     }

@@ -20,6 +20,14 @@ impl Provider for GitHub {
         Some("GITHUB_WORKSPACE")
     }
 
+    fn file_variables(&self) -> &'static [&'static str] {
+        &["GITHUB_ENV", "GITHUB_OUTPUT", "GITHUB_PATH", "GITHUB_STATE", "GITHUB_STEP_SUMMARY"]
+    }
+
+    fn temporary_variable(&self) -> Option<&'static str> {
+        Some("RUNNER_TEMP")
+    }
+
     fn limits(&self) -> Limits {
         Limits { of_each_level: 10, of_a_job: 50 }
     }

@@ -132,6 +132,17 @@ pub trait Provider: Sync {
         None
     }
 
+    /// Variables that name files by which a step speaks to the system: it may write to them, whatever
+    /// else it may.
+    fn file_variables(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// The variable that names a directory for a job's temporary files.
+    fn temporary_variable(&self) -> Option<&'static str> {
+        None
+    }
+
     /// How many annotations it shows.
     fn limits(&self) -> Limits {
         Limits::NONE

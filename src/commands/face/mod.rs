@@ -78,11 +78,7 @@ impl Face {
         let find = &args.find;
         let findings = !find.matchers.is_empty() || !find.matcher.is_empty() || reports.are_wanted();
         let asked = findings || args.group.is_some();
-        let provider = match args.ci.as_str() {
-            AUTO => provider::detect(&lookup).or_else(|| asked.then_some(PLAIN)),
-            NONE => None,
-            name => provider::named(name),
-        };
+        let provider = provider_for(&args.ci, env).or_else(|| (asked && args.ci == AUTO).then_some(PLAIN));
         let files = args.summary.is_some() || args.outputs.is_some();
         if provider.is_none() && !files && !asked {
             return Ok(None);
@@ -229,6 +225,26 @@ pub fn complain(error: &str, env: &Environment) {
         let annotation = Annotation::new(Level::Error, events::SOURCE, error);
         say(provider.stream(), &provider.annotation(&annotation, false));
     }
+}
+
+/// Who is told what: the one that `--ci` names, or that this is a job of.
+pub fn provider_for(ci: &str, env: &Environment) -> Option<&'static dyn Provider> {
+    match ci {
+        AUTO => provider::detect(&lookup(env)),
+        NONE => None,
+        name => provider::named(name),
+    }
+}
+
+/// Paths that a step of this CI may change beside what it was given: the files by which it speaks, and
+/// where `all` is set also the repository and the job's temporary files.
+pub fn step_paths(ci: &str, all: bool, env: &Environment) -> Vec<PathBuf> {
+    let Some(provider) = provider_for(ci, env) else { return Vec::new() };
+    let more = [provider.workspace_variable(), provider.temporary_variable()];
+    // Who has no such files has no step that is run on by others.
+    let more = more.into_iter().flatten().filter(|_| all && !provider.file_variables().is_empty());
+    let names = provider.file_variables().iter().copied().chain(more);
+    names.filter_map(lookup(env)).filter(|path| !path.is_empty()).map(PathBuf::from).collect()
 }
 
 /// Asks for variables that are text.

@@ -45,6 +45,8 @@ pub struct Job<'a> {
     pub result: Option<PathBuf>,
     /// Size of its terminal, if it gets one.
     pub terminal: Option<WindowSize>,
+    /// What it may change beside what the options say, if it can.
+    pub also_writable: Vec<PathBuf>,
 }
 
 /// Where a command's bytes come from and go to.
@@ -114,6 +116,7 @@ impl<'a> Job<'a> {
             rootfs: rootfs.clone(),
             current_dir: current_dir.clone(),
             writable: args.rw.clone(),
+            also: self.also_writable,
             read_only: args.ro,
             hidden: hidden.clone(),
         })?;
