@@ -54,27 +54,32 @@ fn raise_card(card: &NetworkCard) -> Result<()> {
     made.map_or(Ok(()), |(socket, (kind, other_end))| pass_on(socket, kind, &other_end))
 }
 
-/// Makes a card out of nothing: a TAP device, or, where that is closed to us, a pair of links with a
-/// packet socket on the second one.
+/// Makes a card out of nothing: a pair of links with a packet socket on the second one, which takes
+/// many frames in one call, or, where that is closed to us, a TAP device.
 fn make(mtu: u32) -> Result<(CardKind, OwnedFd)> {
-    let denied = match sys::network::open_tap(CARD) {
-        Ok(device) => return Ok((CardKind::Device, device)),
+    let denied = match make_pair(mtu) {
+        Ok(socket) => return Ok((CardKind::Socket, socket)),
         Err(error) => error,
     };
-    let make_pair = || -> Result<OwnedFd> {
-        let mut requests = Requests::default();
-        requests.make_pair(CARD, PEER);
-        requests.send()?;
-        let index = if_nametoindex(PEER)?;
-        // Nobody is behind it: it has nothing to say of its own.
-        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{PEER}/disable_ipv6"), "1");
-        let mut requests = Requests::default();
-        requests.set_link(&Link { index, name: PEER, address: None, mtu, silent: true });
-        requests.send()?;
-        sys::network::open_packet_socket(index).context("open a packet socket")
-    };
-    let pair = make_pair().with_context(|| format!("no TAP device ({denied}), and no pair of links"))?;
-    Ok((CardKind::Socket, pair))
+    let device = sys::network::open_tap(CARD)
+        .with_context(|| format!("no pair of links ({denied:#}), and no TAP device"))?;
+    Ok((CardKind::Device, device))
+}
+
+fn make_pair(mtu: u32) -> Result<OwnedFd> {
+    // First, for without it there shall be no pair.
+    let socket = sys::network::open_packet_socket().context("open a packet socket")?;
+    let mut requests = Requests::default();
+    requests.make_pair(CARD, PEER);
+    requests.send()?;
+    let index = if_nametoindex(PEER)?;
+    // Nobody is behind it: it has nothing to say of its own.
+    let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{PEER}/disable_ipv6"), "1");
+    let mut requests = Requests::default();
+    requests.set_link(&Link { index, name: PEER, address: None, mtu, silent: true });
+    requests.send()?;
+    sys::network::listen_at(&socket, index).context("bind the packet socket")?;
+    Ok(socket)
 }
 
 fn pass_on(socket: RawFd, kind: CardKind, other_end: &OwnedFd) -> Result<()> {

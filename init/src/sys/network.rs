@@ -33,8 +33,8 @@ pub fn open_tap(name: &str) -> io::Result<OwnedFd> {
     Ok(device.into())
 }
 
-/// Opens a socket that has every frame of an interface, with the same header, and none of its own.
-pub fn open_packet_socket(index: u32) -> io::Result<OwnedFd> {
+/// Opens a socket for frames with the same header, which has none of its own yet.
+pub fn open_packet_socket() -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     // With a protocol it would listen at once, and to listen elsewhere waits for a grace period.
     let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
@@ -54,6 +54,11 @@ pub fn open_packet_socket(index: u32) -> io::Result<OwnedFd> {
             done?;
         }
     }
+    Ok(socket)
+}
+
+/// Gives a packet socket every frame that comes in at an interface.
+pub fn listen_at(socket: &OwnedFd, index: u32) -> io::Result<()> {
     // SAFETY: `sockaddr_ll` is plain data for which all zeroes is valid.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     address.sll_family = libc::AF_PACKET as u16;
@@ -64,7 +69,7 @@ pub fn open_packet_socket(index: u32) -> io::Result<OwnedFd> {
         let address: *const libc::sockaddr_ll = &address;
         libc::bind(socket.as_raw_fd(), address.cast(), size_of::<libc::sockaddr_ll>() as u32)
     })?;
-    Ok(socket)
+    Ok(())
 }
 
 fn request(name: &str) -> libc::ifreq {

@@ -1,5 +1,6 @@
 //! The network of each kind of machine, with real programs and real sockets at both ends.
 
+mod cards;
 mod dns;
 mod hostile;
 mod kernels;
