@@ -53,7 +53,7 @@ pub enum Topic {
     Throughput,
     /// Host memory of an idle guest
     Memory,
-    /// Streams and connections between a machine and the host
+    /// Streams, connections, downloads, and what a network costs
     Network,
     /// Problem matchers over a large log
     Matchers,

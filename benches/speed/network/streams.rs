@@ -1,5 +1,6 @@
 //! Connections of a machine to the host, beside a native one over loopback and beside what others
-//! use for networks without root: slirp4netns and pasta. Each of these needs `/dev/net/tun`.
+//! use for networks without root: slirp4netns and pasta. Each of these needs `/dev/net/tun` open to the
+//! user, and pasta even to root, since it gives root up.
 //!
 //! All run the same client, which measures by itself: one stream in each direction, and how long a
 //! connection takes that carries a byte each way.
@@ -15,7 +16,7 @@ use crate::measure::{self, Bench, Contender, Figures};
 use crate::table::{Bar, Line, Measure};
 
 /// The client: address, port, megabytes of a stream, connections.
-const CLIENT: &str = include_str!("network.py");
+const CLIENT: &str = include_str!("client.py");
 
 /// Megabytes of a stream.
 const AMOUNT: usize = 256;
