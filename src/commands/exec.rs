@@ -29,8 +29,10 @@ pub fn run(args: &ExecArgs, env: &Environment) -> Result<Status> {
 
 fn execute(args: &ExecArgs, env: &Environment) -> Result<Status> {
     // Before the command has run for hours.
-    args.result.as_deref().map_or(Ok(()), |path| report::expect_writable("--result", path))?;
-    let mut face = Face::new(args, env)?;
+    let writable = args.result.as_deref().map_or(Ok(()), |path| report::expect_writable("--result", path));
+    let mut face = writable.and_then(|()| Face::new(args, env)).inspect_err(|error| {
+        face::complain(&format!("{error:#}"), &args.ci.ci, env);
+    })?;
     let done = run_before(&mut face, args, env);
     if let (Err(error), Some(face)) = (&done, &face) {
         face.fail(error)?;

@@ -21,6 +21,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use crate::cli::ci::AUTO;
 use crate::cli::{Cli, Color, Command};
 use crate::report::status;
 pub use messages::Messages;
@@ -110,7 +111,7 @@ pub fn run(cli: &Cli) -> Status {
 /// Tells the CI, where this is a job of one, what is wrong with what was typed.
 pub fn tell_of_bad_usage(error: &str) {
     let first = error.lines().next().unwrap_or_default();
-    face::complain(first.trim_start_matches("error: "), &Environment::read(Color::Never));
+    face::complain(first.trim_start_matches("error: "), AUTO, &Environment::read(Color::Never));
 }
 
 fn dispatch(cli: &Cli, env: &Environment) -> Result<Status> {

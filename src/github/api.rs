@@ -63,7 +63,10 @@ impl<'a> Api<'a> {
             .set_read_timeout(Some(ANSWER_TIMEOUT))
             .set_write_timeout(Some(ANSWER_TIMEOUT))
             .build()
-            .context("prepare a client; it needs this machine's certificates (ca-certificates)")?;
+            .map_err(|error| {
+                anyhow!("{}", root_cause(&error).split(" (errors").next().unwrap_or_default())
+                    .context("there is nothing to know GitHub by; install ca-certificates, or name a file with SSL_CERT_FILE")
+            })?;
         let repository = (*repository).to_owned();
         Ok(Self {
             crab,

@@ -11,6 +11,7 @@ use std::process::Command;
 
 use serde::Deserialize;
 
+use crate::docker;
 use crate::support::{Place, Ran, on_every_machine_in, program, require};
 
 #[derive(Deserialize)]
@@ -161,6 +162,73 @@ fn without_a_script_the_program_is_put_on_the_path() {
     act(&place, &[("binary", binary.to_str().unwrap())]).ran.ended_with(0);
     let path = fs::read_to_string(place.path("runner/path")).unwrap();
     assert_eq!(path.trim_end(), binary.canonicalize().unwrap().parent().unwrap().to_str().unwrap());
+}
+
+#[test]
+fn in_a_plain_container_it_falls_back_annotates_and_returns_the_code() {
+    require!(uml, docker, static_program, checkout);
+    let Some(mut more) = docker::cached_kernel() else { return };
+    docker::with_daemon(|daemon| {
+        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ci/action");
+        for name in ["install.sh", "run.sh"] {
+            more.push((format!("action/{name}"), scripts.join(name).to_str().unwrap().to_owned()));
+        }
+        // A piece of Debian's userland, such as a job's container brings with it.
+        more.extend(docker::programs(&[
+            "bash",
+            "cat",
+            "cut",
+            "dirname",
+            "grep",
+            "id",
+            "mktemp",
+            "realpath",
+            "sha256sum",
+        ]));
+        more.push(("etc/passwd".into(), "/etc/passwd".into()));
+        let more: Vec<_> = more.iter().map(|(to, from)| (to.as_str(), from.as_str())).collect();
+        let image = docker::files(&daemon.place, "job", &more);
+        for directory in ["tmp", "proc", "sys", "dev", "run", "work", "temp"] {
+            fs::create_dir_all(image.join(directory)).unwrap();
+            fs::set_permissions(image.join(directory), fs::Permissions::from_mode(0o1777)).unwrap();
+        }
+        fs::write(image.join("work/a.c"), "int x;\n").unwrap();
+        daemon.import(&image, "job");
+        let steps = "cd /work; bash /action/install.sh >&2; export SEKEXE_CI=$INPUT_BINARY; status=0; \
+            bash /action/run.sh || status=$?; cat /temp/output; exit $status";
+        let mut environment: Vec<String> = action()
+            .inputs
+            .iter()
+            .map(|(name, input)| format!("INPUT_{}={}", name.to_uppercase().replace('-', "_"), input.default))
+            .collect();
+        let job = [
+            "INPUT_BINARY=/sekexe-ci",
+            "INPUT_RUN=id -u; echo 'a.c:1:5: error: no'; echo WORD=said >> \"$GITHUB_OUTPUT\"; exit 3",
+            "GITHUB_ACTIONS=true",
+            "GITHUB_WORKSPACE=/work",
+            "GITHUB_OUTPUT=/temp/output",
+            "GITHUB_PATH=/temp/path",
+            "RUNNER_TEMP=/temp",
+            "HOME=/home",
+            "CI=true",
+        ];
+        environment.extend(job.map(str::to_owned));
+        for user in ["1000:1000", "0:0"] {
+            let mut arguments = vec!["run", "--rm", "--network", "none", "--user", user];
+            environment.iter().for_each(|variable| arguments.extend(["--env", variable]));
+            arguments.extend(["job", "/usr/bin/bash", "-c", steps]);
+            let ran = daemon.run(&arguments).ended_with(3);
+            assert!(ran.stdout.starts_with("0\na.c:1:5: error: no\n"), "{} {}", ran.stdout, ran.stderr);
+            assert!(
+                ran.stdout.contains("WORD=said\nexit-code=3\noutcome=exited\nisolation=uml\n"),
+                "{}",
+                ran.stdout
+            );
+            let annotations =
+                ["::error file=a.c,line=1,col=5,title=gcc::no\n", "::notice title=sekexe-ci fall-back::"];
+            assert!(annotations.iter().all(|one| ran.stderr.contains(one)), "{}", ran.stderr);
+        }
+    });
 }
 
 #[test]
@@ -350,8 +418,23 @@ fn a_bad_input_is_an_annotation_that_names_it() {
         ("timeout", "never", "--timeout"),
         ("matchers", "cobol", "--matchers"),
         ("fail-on-fallback", "maybe", "fail-on-fallback"),
+        (
+            "working-directory",
+            "no/such\n::set-env::",
+            "working-directory: there is no no/such ::set-env:: in",
+        ),
+        // What contradicts the isolation.
+        ("kernel", "7.3", "--kernel"),
+        ("memory", "1G", "--memory"),
+        ("need", "docker", "--need"),
+        ("matchers", "none,gcc", "--matchers none"),
     ] {
-        let acted = act(&place, &[binary, ("run", "true"), (input, value)]);
+        let contradicts = ["kernel", "need"].contains(&input) || value == "1G";
+        let isolation = ("isolation", if contradicts { "none" } else { "auto" });
+        let mut inputs = vec![binary, ("run", "true")];
+        inputs.extend(Some(isolation).filter(|_| input != "isolation"));
+        inputs.push((input, value));
+        let acted = act(&place, &inputs);
         let said = acted.ran.ended_with(125);
         let said = format!("{}{}", said.stdout, said.stderr);
         let line = said.lines().find(|line| line.starts_with("::error title=sekexe-ci::"));

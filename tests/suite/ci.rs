@@ -192,7 +192,7 @@ fn a_users_matcher_is_asked_first() {
     assert_eq!(ran.stderr, "::notice file=src/a.c,line=2,title=mine::'x' undeclared\n");
     place.write("home/mine.json", matcher.replace("(.*)", "(.*"));
     let ran = exec(&place, &[GITHUB], &["--matcher", file.to_str().unwrap(), FINDING]).ended_with(125);
-    ran.says("mine.json, line 2: the expression cannot be used");
+    ran.says("::error title=sekexe-ci::--matcher ").says("mine.json, line 2: the expression cannot be used");
 }
 
 #[test]

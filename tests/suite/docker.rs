@@ -98,6 +98,38 @@ pub fn files(place: &Place, name: &str, more: &[(&str, &str)]) -> std::path::Pat
     image
 }
 
+/// The guest kernel of our cache as files of an image, whose home directory is `/home`; nothing where the
+/// kernel that tests use is not of the cache.
+pub fn cached_kernel() -> Option<Vec<(String, String)>> {
+    let kernel = support::kernel("7.3").unwrap();
+    let cached = kernel.parent().unwrap();
+    if !cached.join("kernel.json").exists() {
+        eprintln!("skipped: {} is not in the cache", kernel.display());
+        return None;
+    }
+    let directory = Path::new("home/.cache/sekexe-ci/kernels").join(cached.file_name().unwrap());
+    let text = |path: std::path::PathBuf| path.to_str().unwrap().to_owned();
+    Some(
+        ["linux", "kernel.json", "config"]
+            .map(|name| (text(directory.join(name)), text(cached.join(name))))
+            .into(),
+    )
+}
+
+/// Programs of this machine as files of an image, with the libraries that they load.
+pub fn programs(names: &[&str]) -> Vec<(String, String)> {
+    let mut files = std::collections::BTreeSet::new();
+    for name in names {
+        let program = which::which(name).unwrap().canonicalize().unwrap();
+        let output = Command::new("ldd").arg(&program).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let libraries = text.split_whitespace().filter(|word| word.starts_with('/'));
+        files.extend(libraries.map(|library| (library[1..].to_owned(), library.to_owned())));
+        files.insert((format!("usr/bin/{name}"), program.to_str().unwrap().to_owned()));
+    }
+    files.into_iter().collect()
+}
+
 /// Hands a running daemon to a test, or skips it where none can be had.
 pub fn with_daemon(test: impl FnOnce(&Daemon)) {
     match Daemon::start() {

@@ -7,8 +7,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::docker::{files, with_daemon};
-use crate::support::{self, Place, Ran, program, require};
+use crate::docker::{cached_kernel, files, with_daemon};
+use crate::support::{Place, Ran, program, require};
 
 /// What Travis logs of a test that fails, without the times.
 const TRAVIS: &str = "travis_fold:start:sekexe_ci\r\x1b[0Ktravis_time:start:sekexe_ci\r\x1b[0Ktests\n\
@@ -110,18 +110,8 @@ fn on_gitlab_the_log_is_folded_and_reports_are_left() {
 #[test]
 fn in_a_plain_container_a_job_logs_the_same() {
     require!(uml, docker, static_program, busybox, checkout);
-    let kernel = support::kernel("7.3").unwrap();
-    let cached = kernel.parent().unwrap();
-    if !cached.join("kernel.json").exists() {
-        eprintln!("skipped: {} is not in the cache", kernel.display());
-        return;
-    }
-    let in_image = |name: &str| {
-        let directory = Path::new("home/.cache/sekexe-ci/kernels").join(cached.file_name().unwrap());
-        (directory.join(name).to_str().unwrap().to_owned(), cached.join(name).to_str().unwrap().to_owned())
-    };
+    let Some(mut more) = cached_kernel() else { return };
     with_daemon(|daemon| {
-        let mut more: Vec<(String, String)> = ["linux", "kernel.json", "config"].map(in_image).into();
         let applets =
             ["sh", "id", "cat", "echo"].map(|name| (format!("bin/{name}"), "/bin/busybox".to_owned()));
         more.extend(applets);

@@ -4,7 +4,7 @@
 set -euo pipefail
 
 fail() {
-    printf '::error title=sekexe-ci::%s\n' "$1"
+    printf '::error title=sekexe-ci::%s\n' "${1//[$'\r\n']/ }"
     exit 1
 }
 

@@ -14,6 +14,12 @@ option() {
     if [ -n "$2" ]; then arguments+=("$1=$2"); fi
 }
 
+# On one line, whatever the input contains.
+fail() {
+    printf '::error title=sekexe-ci::%s\n' "${1//[$'\r\n']/ }"
+    exit 125
+}
+
 each_line() {
     while IFS= read -r line; do option "$1" "${line%$'\r'}"; done <<<"$2"
 }
@@ -21,10 +27,7 @@ each_line() {
 case ${INPUT_FAIL_ON_FALLBACK:-false}:${INPUT_ISOLATION:-auto} in
 true:auto) INPUT_ISOLATION=namespaces ;;
 true:* | false:*) ;;
-*)
-    echo "::error title=sekexe-ci::fail-on-fallback: it is true or false, not $INPUT_FAIL_ON_FALLBACK"
-    exit 125
-    ;;
+*) fail "fail-on-fallback: it is true or false, not $INPUT_FAIL_ON_FALLBACK" ;;
 esac
 
 option --shell "$INPUT_SHELL"
@@ -40,7 +43,9 @@ each_line --rw "$INPUT_RW"
 each_line --env "$INPUT_ENV"
 each_line --allow-net "$INPUT_ALLOW_NET"
 
-cd "$GITHUB_WORKSPACE/${INPUT_WORKING_DIRECTORY:-.}"
+directory=$GITHUB_WORKSPACE/${INPUT_WORKING_DIRECTORY:-.}
+[ -d "$directory" ] || fail "working-directory: there is no $INPUT_WORKING_DIRECTORY in the workspace"
+cd "$directory"
 echo "result-file=$place/result.json" >>"$GITHUB_OUTPUT"
 status=0
 "$SEKEXE_CI" "${arguments[@]}" </dev/null || status=$?

@@ -220,8 +220,8 @@ impl Face {
 }
 
 /// Tells the CI of an error where there is no face yet.
-pub fn complain(error: &str, env: &Environment) {
-    if let Some(provider) = provider::detect(&lookup(env)).filter(|provider| !provider.is_plain()) {
+pub fn complain(error: &str, ci: &str, env: &Environment) {
+    if let Some(provider) = provider_for(ci, env).filter(|provider| !provider.is_plain()) {
         let annotation = Annotation::new(Level::Error, events::SOURCE, error);
         say(provider.stream(), &provider.annotation(&annotation, false));
     }
