@@ -380,6 +380,20 @@ fn the_release_of_the_actions_own_ref_is_fetched_checked_and_kept() {
 }
 
 #[test]
+fn a_release_has_what_the_action_and_binstall_fetch() {
+    require!(checkout);
+    let read = |name: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+    let release = read(".github/workflows/release.yml");
+    assert!(
+        release.contains("dist/sekexe-ci-x86_64-linux\n") && release.contains("sha256sum -- * > SHA256SUMS")
+    );
+    assert!(read("src/ci/action/install.sh").contains("name=sekexe-ci-$arch-linux\n"));
+    assert!(
+        read("Cargo.toml").contains("/v{ version }/sekexe-ci-{ target-arch }-linux\"\npkg-fmt = \"bin\"\n")
+    );
+}
+
+#[test]
 fn what_is_not_supported_is_said_clearly() {
     require!(checkout);
     let place = Place::new();

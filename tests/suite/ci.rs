@@ -98,6 +98,44 @@ fn how_a_command_ended_is_an_annotation_and_still_the_last_line() {
 }
 
 #[test]
+fn a_kernels_panic_is_an_annotation_with_its_last_lines() {
+    require!(uml);
+    let script = "sleep 0.2; echo c > /proc/sysrq-trigger; sleep 1000";
+    let ran = exec(&repository(), &[GITHUB], &[script]).ended_with(125);
+    let died = ran.stderr.lines().find(|line| line.starts_with("::error title=sekexe-ci machine-died::"));
+    let died = died.unwrap_or_else(|| panic!("{}", ran.stderr));
+    assert!(died.contains("kernel panic: sysrq triggered crash"), "{died}");
+    assert!(died.matches("%0A[").count() > 3, "{died}");
+}
+
+#[test]
+fn memory_that_ran_out_is_an_annotation() {
+    require!(uml, memory_directory);
+    let place = Place::in_memory();
+    let ran = exec(&place, &[GITHUB], &["--memory", "128M", "tail /dev/zero"]).ended_with(137);
+    assert!(
+        ran.stderr.contains("::error title=sekexe-ci out-of-memory::the command ran out of memory"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn a_connection_that_was_refused_is_an_annotation() {
+    require!(python3);
+    on_every_machine(|place| {
+        let script = "python3 -c \"import socket; socket.create_connection(('192.0.2.1', 80), 5)\" 2> /dev/null || true";
+        let ran = exec(place, &[GITHUB], &["--deny-net", "192.0.2.0/24", script]).ended_with(0);
+        let warning = ran.stderr.lines().find(|line| line.starts_with("::warning title=sekexe-ci::"));
+        assert!(
+            warning.is_some_and(|line| line.contains("refused") && line.contains("192.0.2.1")),
+            "{}",
+            ran.stderr
+        );
+    });
+}
+
+#[test]
 fn processes_that_a_command_leaves_behind_are_a_notice() {
     on_every_machine(|place| {
         let options = ["--result", "result.json", "--verbose"];
