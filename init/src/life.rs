@@ -8,6 +8,7 @@
 //! What fails is sent to the host as a [`Failure`] and ends in a power-off.
 
 use std::path::Path;
+use std::thread::Builder;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::stat::{Mode, umask};
@@ -103,7 +104,15 @@ fn set_up_guest(boot: &Boot, guest: &Guest, warnings: &mut Vec<String>) -> Resul
 /// Sets namespaces up as told. What has to be left out is a warning.
 fn set_up_namespaces(boot: &Boot, namespaces: &Namespaces, warnings: &mut Vec<String>) -> Result<Ways> {
     root::namespaces::take_place(boot)?;
-    root::namespaces::assemble(boot, namespaces, warnings)?;
+    let overlays = root::namespaces::Overlays::of(boot, namespaces);
+    std::thread::scope(|scope| {
+        // The kernel takes a while for a network, too. Without a second thread all of it takes longer.
+        let _ = Builder::new().spawn_scoped(scope, || overlays.make());
+        let entered = network::enter(namespaces);
+        overlays.make();
+        entered
+    })?;
+    root::namespaces::assemble(boot, namespaces, &overlays, warnings)?;
     devices::namespaces::mount_below(Path::new(root::ROOT), namespaces)?;
     root::enter()?;
     let counted = match control_groups::show(namespaces.own_group) {

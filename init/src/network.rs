@@ -5,9 +5,10 @@ use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
-use crate::protocol::{Boot, CardKind, CardSource, NetworkCard};
+use crate::protocol::{Boot, CardKind, CardSource, Namespaces, NetworkCard, Seal};
 use anyhow::{Context, Result};
 use nix::net::if_::if_nametoindex;
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::sethostname;
 
@@ -18,6 +19,14 @@ use crate::sys;
 const CARD: &str = "eth0";
 /// The other end of the pair, where the card is one.
 const PEER: &str = "eth0-outside";
+
+/// Enters a network of the machine's own, unless the seal comes with one.
+pub fn enter(namespaces: &Namespaces) -> Result<()> {
+    if namespaces.host_network || namespaces.seal == Seal::UserNamespace {
+        return Ok(());
+    }
+    unshare(CloneFlags::CLONE_NEWNET).context("create a network")
+}
 
 /// Gives the machine its name, and where the network is its own, its loopback and its card. What
 /// fails is a warning.

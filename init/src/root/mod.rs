@@ -12,6 +12,7 @@ pub mod namespaces;
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Permissions};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
@@ -19,6 +20,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::{chdir, pivot_root};
+
+use crate::sys::mounts::{self, Attributes};
 
 /// The one tmpfs.
 const SCRATCH: &str = "/scratch";
@@ -123,24 +126,36 @@ fn overlay(
     xattrs: Xattrs,
     prepare: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<()> {
+    let mount = make_overlay(name, lower, mode, xattrs, Attributes::NONE, prepare)?;
+    mounts::attach(&mount, target).with_context(|| format!("mount an overlay of {lower}"))
+}
+
+/// The same, not mounted anywhere yet.
+fn make_overlay(
+    name: &str,
+    lower: &str,
+    mode: u32,
+    xattrs: Xattrs,
+    attributes: Attributes,
+    prepare: impl FnOnce(&Path) -> Result<()>,
+) -> Result<OwnedFd> {
     let (upper, work) = (format!("{SCRATCH}/{name}-upper"), format!("{SCRATCH}/{name}-work"));
     create_directory(Path::new(&upper), mode)?;
     create_directory(Path::new(&work), 0o755)?;
     prepare(Path::new(&upper))?;
-    // With redirect_dir a directory of the lower layer can be renamed; without it that is EXDEV.
-    let options: &[&str] = match xattrs {
-        Xattrs::Trusted => &[",redirect_dir=on", ""],
-        Xattrs::User => &[",userxattr"],
+    let layers = [
+        ("source", Some("overlay")),
+        ("lowerdir", Some(lower)),
+        ("upperdir", Some(upper.as_str())),
+        ("workdir", Some(work.as_str())),
+    ];
+    let attempt = |more: &[_]| mounts::make("overlay", &[&layers, more].concat(), attributes);
+    let made = match xattrs {
+        // So that a directory of the lower layer can be renamed; without it that is EXDEV.
+        Xattrs::Trusted => attempt(&[("redirect_dir", Some("on"))]).or_else(|_| attempt(&[])),
+        Xattrs::User => attempt(&[("userxattr", None)]),
     };
-    let mut result = Ok(());
-    for option in options {
-        let data = format!("lowerdir={lower},upperdir={upper},workdir={work}{option}");
-        result = mount(Some("overlay"), target, Some("overlay"), MsFlags::empty(), Some(data.as_str()));
-        if result.is_ok() {
-            break;
-        }
-    }
-    result.with_context(|| format!("mount an overlay of {lower}"))
+    made.with_context(|| format!("make an overlay of {lower}"))
 }
 
 /// The permission bits of what is at a path.

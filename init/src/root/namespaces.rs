@@ -6,10 +6,12 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::protocol::{Boot, Layer, LayerKind, Namespaces, Shadow, ShadowKind, Share};
 use anyhow::{Context, Result, bail};
@@ -17,7 +19,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{chdir, pivot_root};
 
-use super::{ROOT, SCRATCH, Xattrs, create_directory, create_mount_point, overlay, path, throw_away};
+use super::{ROOT, SCRATCH, Xattrs, create_directory, create_mount_point, path, throw_away};
 use crate::shadows::{self, Style};
 use crate::sys::mounts::{self, Attributes};
 
@@ -39,31 +41,119 @@ pub fn take_place(boot: &Boot) -> Result<()> {
     [SCRATCH, ROOT].into_iter().try_for_each(|at| create_directory(Path::new(at), 0o755))
 }
 
+/// The overlays of a root, on their way to being made. That takes longer than anything else of the
+/// set-up, and does not depend on anything else: several threads may [`make`](Self::make) them.
+pub struct Overlays<'a> {
+    wanted: Vec<Wanted<'a>>,
+    next: AtomicUsize,
+    rootfs: PathBuf,
+    shadows: &'a [Shadow],
+    xattrs: Xattrs,
+    attributes: Attributes,
+    every_owner: bool,
+}
+
+/// One of them: its layer, its mode, and what became of it.
+struct Wanted<'a> {
+    layer: &'a Layer,
+    mode: u32,
+    made: Mutex<Option<Result<Made>>>,
+}
+
+/// An overlay that is mounted nowhere yet.
+struct Made {
+    mount: OwnedFd,
+    warnings: Vec<String>,
+}
+
+impl<'a> Overlays<'a> {
+    /// Nothing is made by this.
+    pub fn of(boot: &'a Boot, namespaces: &'a Namespaces) -> Self {
+        let wanted = |layer: &'a Layer| match layer.kind {
+            LayerKind::Overlay { mode } => Some(Wanted { layer, mode, made: Mutex::new(None) }),
+            _ => None,
+        };
+        Self {
+            wanted: namespaces.layers.iter().filter_map(wanted).collect(),
+            next: AtomicUsize::new(0),
+            rootfs: Path::new(HOST).join(inside(&boot.rootfs)),
+            shadows: &boot.shadows,
+            xattrs: if namespaces.in_user_namespace { Xattrs::User } else { Xattrs::Trusted },
+            attributes: if namespaces.host_root { Attributes::NO_DEVICES } else { Attributes::NONE },
+            every_owner: !namespaces.in_user_namespace,
+        }
+    }
+
+    /// Makes those that nobody else makes, until none is left.
+    pub fn make(&self) {
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(wanted) = self.wanted.get(number) else { return };
+            let made = self.make_one(number, path(&wanted.layer.path), wanted.mode);
+            if let Ok(mut slot) = wanted.made.lock() {
+                *slot = Some(made);
+            }
+        }
+    }
+
+    fn make_one(&self, number: usize, at: &Path, mode: u32) -> Result<Made> {
+        let source = self.rootfs.join(at);
+        let shadows: Vec<Shadow> = self.shadows.iter().filter_map(|shadow| below(shadow, at)).collect();
+        let mut warnings = Vec::new();
+        let fill = |upper: &Path| {
+            let style = Style { opaque: self.xattrs.opaque(), owner: None, every_owner: self.every_owner };
+            let failed = shadows::apply(&shadows, upper, style);
+            failed.into_iter().try_for_each(|(shadow, why)| forgive(shadow, why, &mut warnings))
+        };
+        let name = format!("layer-{number}");
+        let make = |lower: &Path| {
+            let lower = lower.to_str().context("a path of ours is not text")?;
+            super::make_overlay(&name, lower, mode, self.xattrs, self.attributes, fill)
+        };
+        if is_plain(at) {
+            return Ok(Made { mount: make(&source)?, warnings });
+        }
+        // By the name of a descriptor, so that no path of the user's is part of a mount option, and
+        // so that nobody can put a link in its way.
+        let opened = open(&source, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+        let by_number = Path::new(HOST).join(format!("proc/self/fd/{}", opened.as_raw_fd()));
+        if by_number.is_dir() {
+            return Ok(Made { mount: make(&by_number)?, warnings });
+        }
+        let lower = Path::new(SCRATCH).join(format!("{name}-lower"));
+        create_directory(&lower, 0o755)?;
+        mounts::bind_alone(opened.as_fd(), &lower).context("bind the lower layer")?;
+        Ok(Made { mount: make(&lower)?, warnings })
+    }
+
+    /// The overlay of this layer, once.
+    fn take(&self, layer: &Layer) -> Result<Made> {
+        let found = self.wanted.iter().find(|wanted| std::ptr::eq(wanted.layer, layer));
+        let made = found.and_then(|wanted| wanted.made.lock().ok()?.take());
+        made.context("nobody has made it")?
+    }
+
+    /// Whether a path lies in one of them.
+    fn cover(&self, at: &Path) -> bool {
+        self.wanted.iter().any(|wanted| at.starts_with(path(&wanted.layer.path)))
+    }
+}
+
 /// Puts the new root together at [`ROOT`].
-pub fn assemble(boot: &Boot, namespaces: &Namespaces, warnings: &mut Vec<String>) -> Result<()> {
-    let mut assembly = Assembly {
-        rootfs: Path::new(HOST).join(inside(&boot.rootfs)),
-        xattrs: if namespaces.in_user_namespace { Xattrs::User } else { Xattrs::Trusted },
-        host_root: namespaces.host_root,
-        in_user_namespace: namespaces.in_user_namespace,
-        shadows: &boot.shadows,
-        warnings,
-    };
+pub fn assemble(
+    boot: &Boot,
+    namespaces: &Namespaces,
+    overlays: &Overlays<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
     // A root has to be a mount. Where one layer is all of it, it covers this one.
     super::bind(Path::new(ROOT), Path::new(ROOT))?;
     let plain = !namespaces.layers.first().is_some_and(|layer| layer.path.is_empty());
-    for (number, layer) in namespaces.layers.iter().enumerate() {
-        assembly.add(number, layer).with_context(|| format!("/{}", path(&layer.path).display()))?;
+    for layer in &namespaces.layers {
+        add(layer, overlays, warnings).with_context(|| format!("/{}", path(&layer.path).display()))?;
     }
-    let overlays: Vec<&Path> = namespaces
-        .layers
-        .iter()
-        .filter(|l| matches!(l.kind, LayerKind::Overlay { .. }))
-        .map(|l| path(&l.path))
-        .collect();
-    let elsewhere = |shadow: &&Shadow| !overlays.iter().any(|o| path(&shadow.path).starts_with(o));
-    for shadow in boot.shadows.iter().filter(elsewhere) {
-        shadows::apply_directly(shadow, Path::new(ROOT)).or_else(|why| assembly.forgive(shadow, why))?;
+    for shadow in boot.shadows.iter().filter(|shadow| !overlays.cover(path(&shadow.path))) {
+        shadows::apply_directly(shadow, Path::new(ROOT)).or_else(|why| forgive(shadow, why, warnings))?;
     }
     if !plain {
         // The host's own has nothing in it that would be of use without its mounts.
@@ -73,86 +163,44 @@ pub fn assemble(boot: &Boot, namespaces: &Namespaces, warnings: &mut Vec<String>
         super::bind(&dev, &Path::new(ROOT).join("dev"))?;
     }
     super::provide_private_places(plain)?;
-    share_host_paths(boot, assembly.xattrs, namespaces.host_root)
+    share_host_paths(boot, overlays.xattrs, namespaces.host_root)
 }
 
-/// What every layer is made with.
-struct Assembly<'a> {
-    rootfs: PathBuf,
-    xattrs: Xattrs,
-    host_root: bool,
-    in_user_namespace: bool,
-    shadows: &'a [Shadow],
-    warnings: &'a mut Vec<String>,
+fn add(layer: &Layer, overlays: &Overlays<'_>, warnings: &mut Vec<String>) -> Result<()> {
+    let at = path(&layer.path);
+    let (source, target) = (overlays.rootfs.join(at), Path::new(ROOT).join(at));
+    match &layer.kind {
+        LayerKind::Overlay { .. } => {
+            let Made { mount, warnings: mut more } = overlays.take(layer)?;
+            warnings.append(&mut more);
+            create_mount_point(&target, true).context("create the mount point")?;
+            mounts::attach(&mount, &target).context("mount the overlay")
+        }
+        LayerKind::ReadOnly => {
+            let opened = open(&source, OFlag::O_PATH)?;
+            let directory = is_directory(&opened)?;
+            create_mount_point(&target, directory).context("create the mount point")?;
+            mounts::bind(opened.as_fd(), &target, Attributes::READ_ONLY).context("bind it read-only")
+        }
+        LayerKind::Directory { mode } => create_directory(&target, *mode),
+        LayerKind::Copy => {
+            let mut from = File::from(open(&source, OFlag::O_RDONLY)?);
+            let mut to = File::create(&target)?;
+            std::io::copy(&mut from, &mut to)?;
+            Ok(to.set_permissions(Permissions::from_mode(from.metadata()?.permissions().mode()))?)
+        }
+        LayerKind::Link(to) => Ok(symlink(OsStr::from_bytes(to), &target)?),
+    }
 }
 
-impl Assembly<'_> {
-    fn add(&mut self, number: usize, layer: &Layer) -> Result<()> {
-        let at = path(&layer.path);
-        let (source, target) = (self.rootfs.join(at), Path::new(ROOT).join(at));
-        match &layer.kind {
-            LayerKind::Overlay { mode } => self.add_overlay(number, at, &source, &target, *mode),
-            LayerKind::ReadOnly => {
-                let opened = open(&source, OFlag::O_PATH)?;
-                let directory = is_directory(&opened)?;
-                create_mount_point(&target, directory).context("create the mount point")?;
-                mounts::bind(opened.as_fd(), &target, Attributes::READ_ONLY).context("bind it read-only")
-            }
-            LayerKind::Directory { mode } => create_directory(&target, *mode),
-            LayerKind::Copy => {
-                let mut from = File::from(open(&source, OFlag::O_RDONLY)?);
-                let mut to = File::create(&target)?;
-                std::io::copy(&mut from, &mut to)?;
-                Ok(to.set_permissions(Permissions::from_mode(from.metadata()?.permissions().mode()))?)
-            }
-            LayerKind::Link(to) => Ok(symlink(OsStr::from_bytes(to), &target)?),
-        }
+/// Lets a failed shadow be, unless it hides something: nothing else keeps that from being read.
+fn forgive(shadow: &Shadow, why: anyhow::Error, warnings: &mut Vec<String>) -> Result<()> {
+    let name = path(&shadow.path).display();
+    if shadow.kind == ShadowKind::Absent {
+        return Err(why.context(format!("hide /{name}")));
     }
-
-    fn add_overlay(
-        &mut self,
-        number: usize,
-        at: &Path,
-        source: &Path,
-        target: &Path,
-        mode: u32,
-    ) -> Result<()> {
-        let name = format!("layer-{number}");
-        create_mount_point(target, true).context("create the mount point")?;
-        let lower = if is_plain(at) {
-            source.to_owned()
-        } else {
-            // Bound to a name of ours, so that no path of the user's is part of a mount option, and
-            // so that nobody can put a link in its way.
-            let opened = open(source, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
-            let lower = Path::new(SCRATCH).join(format!("{name}-lower"));
-            create_directory(&lower, 0o755)?;
-            mounts::bind_alone(opened.as_fd(), &lower).context("bind the lower layer")?;
-            lower
-        };
-        let lower = lower.to_str().context("a path of ours is not text")?;
-        let shadows: Vec<Shadow> = self.shadows.iter().filter_map(|shadow| below(shadow, at)).collect();
-        overlay(&name, lower, target, mode, self.xattrs, |upper| {
-            let style =
-                Style { opaque: self.xattrs.opaque(), owner: None, every_owner: !self.in_user_namespace };
-            let failed = shadows::apply(&shadows, upper, style);
-            failed.into_iter().try_for_each(|(shadow, why)| self.forgive(shadow, why))
-        })?;
-        if self.host_root {
-            mounts::set(target, Attributes::NO_DEVICES).context("close its device files")?;
-        }
-        Ok(())
-    }
-
-    /// Lets a failed shadow be, unless it hides something: nothing else keeps that from being read.
-    fn forgive(&mut self, shadow: &Shadow, why: anyhow::Error) -> Result<()> {
-        let name = path(&shadow.path).display();
-        if shadow.kind == ShadowKind::Absent {
-            return Err(why.context(format!("hide /{name}")));
-        }
-        self.warnings.push(format!("/{name} is not shadowed: {why}"));
-        Ok(())
-    }
+    warnings.push(format!("/{name} is not shadowed: {why}"));
+    Ok(())
 }
 
 /// Whether a layer's path may be part of a mount option as it is: a top-level directory, which only

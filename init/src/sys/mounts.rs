@@ -1,5 +1,6 @@
-//! Mounts by descriptor (`open_tree`, `mount_setattr`, `move_mount`): what is checked is what is
-//! mounted, and a mount never exists without its attributes.
+//! Mounts by descriptor (`open_tree`, `fsopen`, `mount_setattr`, `move_mount`): what is checked is
+//! what is mounted, a mount never exists without its attributes, and one can be made before there is
+//! a place for it.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -32,6 +33,43 @@ pub fn bind(source: BorrowedFd<'_>, target: &Path, attributes: Attributes) -> ni
 /// Mounts the directory that is open, and nothing of what is mounted below it.
 pub fn bind_alone(source: BorrowedFd<'_>, target: &Path) -> nix::Result<()> {
     attach(&clone(source, 0)?, target)
+}
+
+/// A file system that is mounted nowhere yet. An option without a value is a flag.
+pub fn make(kind: &str, options: &[(&str, Option<&str>)], attributes: Attributes) -> nix::Result<OwnedFd> {
+    let kind = text(kind)?;
+    // SAFETY: the name is NUL-terminated; a result of zero or more is a new descriptor that we own.
+    let context = unsafe {
+        let fd = libc::syscall(libc::SYS_fsopen, kind.as_ptr(), libc::FSOPEN_CLOEXEC);
+        OwnedFd::from_raw_fd(Errno::result(fd)? as i32)
+    };
+    for (name, value) in options {
+        configure(&context, Some(name), *value)?;
+    }
+    configure(&context, None, None)?;
+    // SAFETY: numbers only; a result of zero or more is a new descriptor that we own.
+    unsafe {
+        let flags = libc::FSMOUNT_CLOEXEC;
+        let fd = libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), flags, attributes.0);
+        Ok(OwnedFd::from_raw_fd(Errno::result(fd)? as i32))
+    }
+}
+
+/// Sets an option, or without a name has the file system created.
+fn configure(context: &OwnedFd, name: Option<&str>, value: Option<&str>) -> nix::Result<()> {
+    let (name, value) = (name.map(text).transpose()?, value.map(text).transpose()?);
+    let command = match (&name, &value) {
+        (None, _) => libc::FSCONFIG_CMD_CREATE,
+        (Some(_), None) => libc::FSCONFIG_SET_FLAG,
+        (Some(_), Some(_)) => libc::FSCONFIG_SET_STRING,
+    };
+    let pointer = |text: &Option<CString>| text.as_ref().map_or(std::ptr::null(), |text| text.as_ptr());
+    // SAFETY: each pointer is null or to a NUL-terminated string that outlives the call.
+    let result = unsafe {
+        let (name, value) = (pointer(&name), pointer(&value));
+        libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, name, value, 0)
+    };
+    Errno::result(result).map(drop)
 }
 
 /// Deprives the mount at `target` of something.
@@ -68,7 +106,8 @@ fn apply(at: i32, path: &CStr, flags: i32, attributes: Attributes) -> nix::Resul
     Errno::result(result).map(drop)
 }
 
-fn attach(mount: &OwnedFd, target: &Path) -> nix::Result<()> {
+/// Gives a mount its place.
+pub fn attach(mount: &OwnedFd, target: &Path) -> nix::Result<()> {
     let target = string(target)?;
     // SAFETY: both paths are NUL-terminated.
     let result = unsafe {
@@ -82,6 +121,10 @@ fn attach(mount: &OwnedFd, target: &Path) -> nix::Result<()> {
         )
     };
     Errno::result(result).map(drop)
+}
+
+fn text(text: &str) -> nix::Result<CString> {
+    CString::new(text).map_err(|_| Errno::EINVAL)
 }
 
 fn string(path: &Path) -> nix::Result<CString> {

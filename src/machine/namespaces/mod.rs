@@ -114,12 +114,12 @@ pub fn ground(plan: &Plan, layers: Layers, own_group: bool) -> protocol::Namespa
 }
 
 /// Which namespaces the init is born in. Those that commands shall be root of come with the second
-/// user namespace, where there is one.
+/// user namespace, where there is one. A network takes the kernel so long that the init enters its
+/// own beside other work.
 fn flags(plan: &Plan) -> Flags {
     let mut flags = Flags::MOUNT | Flags::PID | Flags::CGROUP;
     flags.set(Flags::USER, plan.foundation == Foundation::UserNamespace);
     flags.set(Flags::IPC | Flags::UTS, plan.seal != Seal::UserNamespace);
-    flags.set(Flags::NET, plan.seal != Seal::UserNamespace && !plan.host_network);
     flags.set(Flags::TIME, plan.time);
     flags
 }
