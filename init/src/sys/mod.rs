@@ -233,26 +233,38 @@ impl Stage {
     }
 }
 
-/// Forks and executes. Returns when the exec has happened, or says where it failed.
+/// Bytes of stack for a child's way to its program.
+const CHILD_STACK: usize = 64 << 10;
+
+/// What the child is given: everything, and where to say what failed.
+struct Child<'a> {
+    exec: &'a Exec<'a>,
+    argv: &'a [*const libc::c_char],
+    env: &'a [*const libc::c_char],
+    reporter: RawFd,
+}
+
+/// Starts a process and has it execute. Returns when the exec has happened, or says where it failed.
+///
+/// The child borrows our memory until then, and we stand still: to copy the page tables of a process
+/// is most of what a fork costs, above all in a guest.
 pub fn fork_exec(exec: &Exec<'_>) -> Result<libc::pid_t, (Stage, Errno)> {
     let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
         strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
     };
     let (argv, env) = (pointers(exec.argv), pointers(exec.env));
     let (report, reporter) = pipe2(OFlag::O_CLOEXEC).map_err(|e| (Stage::Fork, e))?;
-    // SAFETY: this process has one thread, and the child does nothing but system calls on data
-    // that was prepared above.
-    let pid = Errno::result(unsafe { libc::fork() }).map_err(|e| (Stage::Fork, e))?;
-    if pid == 0 {
-        let (stage, errno) = become_command(exec, &argv, &env);
-        let mut bytes = [stage as u8, 0, 0, 0, 0];
-        bytes[1..].copy_from_slice(&(errno as i32).to_le_bytes());
-        // SAFETY: the buffer is live and as long as said; `_exit` runs no code of this process.
-        unsafe {
-            libc::write(reporter.as_raw_fd(), bytes.as_ptr().cast(), bytes.len());
-            libc::_exit(127);
-        }
-    }
+    let child = Child { exec, argv: &argv, env: &env, reporter: reporter.as_raw_fd() };
+    let mut stack = vec![0_u128; CHILD_STACK / size_of::<u128>()];
+    // SAFETY: the child has a stack of its own, aligned as the C ABI wants it, and makes nothing but
+    // system calls on data that was prepared above. That lives until the call returns, which is when
+    // the child has another memory or is gone.
+    let pid = Errno::result(unsafe {
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        let top = stack.as_mut_ptr_range().end;
+        libc::clone(live_as_child, top.cast(), flags, ptr::from_ref(&child).cast_mut().cast())
+    })
+    .map_err(|e| (Stage::Fork, e))?;
     drop(reporter);
     let mut bytes = [0; 5];
     loop {
@@ -264,6 +276,20 @@ pub fn fork_exec(exec: &Exec<'_>) -> Result<libc::pid_t, (Stage, Errno)> {
             Err(Errno::EINTR) => {}
             _ => return Ok(pid),
         }
+    }
+}
+
+/// The child's life up to its program, or to its end.
+extern "C" fn live_as_child(child: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: the parent passes a `Child` that outlives this.
+    let child = unsafe { &*child.cast::<Child<'_>>() };
+    let (stage, errno) = become_command(child.exec, child.argv, child.env);
+    let mut bytes = [stage as u8, 0, 0, 0, 0];
+    bytes[1..].copy_from_slice(&(errno as i32).to_le_bytes());
+    // SAFETY: the buffer is live and as long as said; `_exit` runs no code of this process.
+    unsafe {
+        libc::write(child.reporter, bytes.as_ptr().cast(), bytes.len());
+        libc::_exit(127)
     }
 }
 
@@ -293,11 +319,14 @@ fn become_command(
                 check(libc::dup2(source.as_raw_fd(), target), Stage::Streams)?;
             }
             libc::umask(0o022);
+            // Not by the C library, which would have every thread of the process change.
+            let call = |number, first: usize, second: usize| libc::syscall(number, first, second) as i32;
             if let Some(groups) = exec.groups {
-                check(libc::setgroups(groups.len(), groups.as_ptr()), Stage::User)?;
+                let list = groups.as_ptr() as usize;
+                check(call(libc::SYS_setgroups, groups.len(), list), Stage::User)?;
             }
-            check(libc::setgid(exec.gid), Stage::User)?;
-            check(libc::setuid(exec.uid), Stage::User)?;
+            check(call(libc::SYS_setgid, exec.gid as usize, 0), Stage::User)?;
+            check(call(libc::SYS_setuid, exec.uid as usize, 0), Stage::User)?;
             check(libc::chdir(exec.workdir.as_ptr()), Stage::Workdir)
         }
     };
