@@ -7,9 +7,10 @@
 //! manager finds its place and may write there.
 
 use std::ffi::{CStr, OsStr};
-use std::fs::{self, Permissions};
+use std::fs::{self, DirBuilder, Permissions};
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{PermissionsExt, lchown};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, lchown};
 use std::path::Path;
 
 use crate::protocol::{Shadow, ShadowKind};
@@ -17,6 +18,8 @@ use anyhow::{Result, bail};
 use nix::sys::stat::{Mode, SFlag, mknod};
 
 use crate::sys;
+
+const SET_GROUP_ID: u32 = 0o2000;
 
 /// How an upper layer is filled.
 #[derive(Debug, Clone, Copy)]
@@ -31,36 +34,54 @@ pub struct Style {
 
 /// Applies every shadow to an upper layer, and returns those that failed, with the reasons.
 pub fn apply<'a>(shadows: &'a [Shadow], upper: &Path, style: Style) -> Vec<(&'a Shadow, anyhow::Error)> {
-    let attempt = |shadow: &Shadow| apply_one(shadow, &upper.join(OsStr::from_bytes(&shadow.path)), style);
+    // What is made in such a directory is its group's.
+    let group_is_inherited = shadows.iter().any(|shadow| shadow.mode & SET_GROUP_ID != 0);
+    let attempt = |shadow: &Shadow| {
+        let at = upper.join(OsStr::from_bytes(&shadow.path));
+        if !make(shadow, &at, style)? {
+            return Ok(());
+        }
+        let (user, group) = style.owner.unwrap_or((0, 0));
+        let root_if = |id, mapped| if id == mapped { 0 } else { id };
+        let owner = (root_if(shadow.uid, user), root_if(shadow.gid, group));
+        if owner != (0, 0) || group_is_inherited {
+            let owned = lchown(&at, Some(owner.0), Some(owner.1));
+            if style.every_owner {
+                owned?;
+            }
+        }
+        // A directory has it already, but for what the usual umask was in the way of.
+        if matches!(shadow.kind, ShadowKind::File(_)) || shadow.mode & !0o755 != 0 {
+            fs::set_permissions(&at, Permissions::from_mode(shadow.mode))?;
+        }
+        Ok(())
+    };
     shadows.iter().filter_map(|shadow| Some((shadow, attempt(shadow).err()?))).collect()
 }
 
-fn apply_one(shadow: &Shadow, at: &Path, style: Style) -> Result<()> {
+/// Makes what stands for the path. Returns whether that has an owner and a mode yet to be set.
+fn make(shadow: &Shadow, at: &Path, style: Style) -> Result<bool> {
+    let directory = || DirBuilder::new().mode(shadow.mode).create(at);
     match &shadow.kind {
         ShadowKind::Absent => {
             mknod(at, SFlag::S_IFCHR, Mode::empty(), 0)?;
-            return Ok(());
+            return Ok(false);
         }
         ShadowKind::EmptyDirectory => {
-            fs::create_dir(at)?;
+            directory()?;
             sys::set_attribute(at, style.opaque, b"y")?;
         }
-        ShadowKind::Directory if at.is_dir() => return Ok(()),
-        ShadowKind::Directory => fs::create_dir(at)?,
+        ShadowKind::Directory => match directory() {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && at.is_dir() => return Ok(false),
+            done => done?,
+        },
         ShadowKind::File(contents) => {
             // A layer that has nothing else in that directory yet.
             at.parent().map_or(Ok(()), fs::create_dir_all)?;
             fs::write(at, contents)?;
         }
     }
-    let (user, group) = style.owner.unwrap_or((0, 0));
-    let root_if = |id, mapped| if id == mapped { 0 } else { id };
-    let owned = lchown(at, Some(root_if(shadow.uid, user)), Some(root_if(shadow.gid, group)));
-    if style.every_owner {
-        owned?;
-    }
-    fs::set_permissions(at, Permissions::from_mode(shadow.mode))?;
-    Ok(())
+    Ok(true)
 }
 
 /// Applies a shadow to a directory that no layer lies below: what is hidden is not there anyway.
