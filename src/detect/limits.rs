@@ -1,7 +1,5 @@
 //! How much of the host a machine may use: memory, CPUs, descriptors, processes.
 
-use std::fs;
-
 use anyhow::{Context, Result};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::resource::{Resource, getrlimit};
@@ -10,6 +8,7 @@ use nix::unistd::Pid;
 use serde::Serialize;
 
 use super::control_group;
+use crate::sys::read_kernel_text;
 
 /// Upper bounds that hold for us and for everything we start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -32,10 +31,10 @@ impl Limits {
         let system = sysinfo().context("ask for the system's memory")?;
         let total = system.ram_total();
         // Counts what can be taken back from caches, too; it is only in the file.
-        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let meminfo = read_kernel_text("/proc/meminfo").unwrap_or_default();
         let available =
             field_kib(&meminfo, "MemAvailable:").map_or_else(|| system.ram_unused(), |kib| kib << 10);
-        let memory_bytes = control_group::limits().memory_bytes.map_or(total, |limit| limit.min(total));
+        let memory_bytes = control_group::memory_limit().map_or(total, |limit| limit.min(total));
         let affinity = sched_getaffinity(Pid::from_raw(0)).context("ask for the allowed CPUs")?;
         Ok(Self {
             memory_bytes,

@@ -8,17 +8,73 @@ pub mod probe;
 pub mod proxy;
 
 use std::ffi::{CStr, CString};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::{Pid, Uid};
 use sekexe_init::protocol::WindowSize;
+
+/// Reads a file of the kernel's making. Such a file does not say how long it is, and to ask for it
+/// piece by piece takes a call for each.
+pub fn read_kernel_file(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+    let mut contents = Vec::with_capacity(16 << 10);
+    File::open(path)?.read_to_end(&mut contents)?;
+    Ok(contents)
+}
+
+/// The same for a file that is text.
+pub fn read_kernel_text(path: impl AsRef<Path>) -> io::Result<String> {
+    String::from_utf8(read_kernel_file(path)?).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// Lets go of the pages of this program's own code and constants. The kernel brings those back that
+/// are needed again; the others, which it took to get here, would count as ours to the end.
+pub fn release_program() {
+    /// Of one segment after the other, for the program and then for what it is linked with.
+    unsafe extern "C" fn release(
+        object: *mut libc::dl_phdr_info,
+        _size: usize,
+        _data: *mut libc::c_void,
+    ) -> libc::c_int {
+        // SAFETY: the C library passes an object whose headers are as many as it says. A segment that
+        // cannot be written is as it is in its file, which is where the kernel takes it from again.
+        unsafe {
+            let object = &*object;
+            let headers = std::slice::from_raw_parts(object.dlpi_phdr, object.dlpi_phnum.into());
+            for header in headers.iter().filter(|h| h.p_type == libc::PT_LOAD && h.p_flags & libc::PF_W == 0)
+            {
+                let page = libc::sysconf(libc::_SC_PAGESIZE).max(4096) as u64;
+                let start = (object.dlpi_addr + header.p_vaddr).next_multiple_of(page);
+                let end = (object.dlpi_addr + header.p_vaddr + header.p_memsz) & !(page - 1);
+                if start < end {
+                    libc::madvise(start as *mut _, (end - start) as usize, libc::MADV_DONTNEED);
+                }
+            }
+        }
+        0
+    }
+    // SAFETY: the function has the type that is wanted, and needs no data.
+    unsafe { libc::dl_iterate_phdr(Some(release), std::ptr::null_mut()) };
+}
+
+/// The mounts of this process (`proc_pid_mountinfo(5)`), as they were when somebody asked for the
+/// first time: the kernel takes its time for each of them.
+pub fn mountinfo() -> io::Result<&'static [u8]> {
+    static FOUND: OnceLock<Vec<u8>> = OnceLock::new();
+    if let Some(found) = FOUND.get() {
+        return Ok(found);
+    }
+    let found = read_kernel_file("/proc/self/mountinfo")?;
+    Ok(FOUND.get_or_init(|| found))
+}
 
 /// What a machine's process is deprived of before it starts.
 #[derive(Debug, Default)]

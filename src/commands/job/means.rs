@@ -17,6 +17,7 @@ use crate::machine::run_dir::RunDir;
 use crate::machine::{self, Access};
 use crate::plan::{Capabilities, Isolation, MIN_MEMORY, Machine, Request, guest, namespaces};
 use crate::session::hold_signals;
+use crate::sys::mountinfo;
 
 /// Everything that starting a machine takes.
 pub enum Means {
@@ -68,12 +69,14 @@ pub fn with_namespaces(namespaces: detect::Namespaces, control_group: Support) -
         true => Support::Yes,
         false => Support::no("User Mode Linux exists for x86-64 only", Some("use an x86-64 host")),
     };
+    let root = Uid::effective().is_root();
     Ok(Capabilities {
         namespaces,
-        root: Uid::effective().is_root(),
-        admin: detect::namespaces::has_admin_capability(),
-        in_user_namespace: detect::namespaces::in_user_namespace(),
-        other_users: detect::namespaces::has_other_users(),
+        root,
+        // To nobody else does it matter, and to find out takes time.
+        admin: root && detect::namespaces::has_admin_capability(),
+        in_user_namespace: root && detect::namespaces::in_user_namespace(),
+        other_users: root && detect::namespaces::has_other_users(),
         control_group,
         guest,
         limits: Limits::probe()?,
@@ -152,10 +155,10 @@ impl Means {
 }
 
 fn survey(plan: &namespaces::Plan, access: &Access) -> Result<Layers> {
-    let mountinfo = std::fs::read("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
+    let mountinfo = mountinfo().context("read /proc/self/mountinfo")?;
     layers::survey(&Survey {
         rootfs: &access.rootfs,
-        mounts: &layers::mounts(&mountinfo),
+        mounts: &layers::mounts(mountinfo),
         hidden: &access.hidden,
         overlays: plan.overlays,
         in_user_namespace: plan.in_user_namespace,

@@ -6,12 +6,12 @@
 
 mod delegation;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::Support;
+use crate::sys::{mountinfo, read_kernel_text};
 use delegation::delegated;
 
 /// Larger numbers stand for no limit in version 1.
@@ -62,7 +62,7 @@ pub fn probe() -> ControlGroups {
     versions.sort_unstable();
     versions.dedup();
     let second = found.iter().find(|hierarchy| hierarchy.version == 2);
-    let listed = second.and_then(|second| fs::read_to_string(second.own.join("cgroup.controllers")).ok());
+    let listed = second.and_then(|second| read_kernel_text(second.own.join("cgroup.controllers")).ok());
     let controllers: Vec<String> =
         listed.unwrap_or_default().split_ascii_whitespace().map(str::to_owned).collect();
     ControlGroups {
@@ -79,14 +79,16 @@ pub fn own() -> Option<PathBuf> {
     hierarchies().into_iter().find(|hierarchy| hierarchy.version == 2).map(|second| second.own)
 }
 
-/// What our groups let us have.
-pub fn limits() -> GroupLimits {
-    limits_of(&hierarchies())
+/// How much memory our groups let us have, in bytes.
+pub fn memory_limit() -> Option<u64> {
+    let mut limit = None;
+    hierarchies().iter().for_each(|hierarchy| hierarchy.tighten_memory(&mut limit));
+    limit
 }
 
 fn hierarchies() -> Vec<Hierarchy> {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    parse(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"))
+    let mounts = String::from_utf8_lossy(mountinfo().unwrap_or_default());
+    parse(&mounts, &read_kernel_text("/proc/self/cgroup").unwrap_or_default())
 }
 
 /// From the mounts and our memberships to directories.
@@ -121,14 +123,10 @@ fn parse(mounts: &str, memberships: &str) -> Vec<Hierarchy> {
 fn limits_of(found: &[Hierarchy]) -> GroupLimits {
     let mut limits = GroupLimits::default();
     for hierarchy in found {
-        let has = |name: &str| hierarchy.version == 2 || hierarchy.controllers.iter().any(|c| c == name);
-        let number = |text: &str| text.parse::<u64>().ok().filter(|number| *number < UNLIMITED);
-        if has("memory") {
-            let file = if hierarchy.version == 2 { "memory.max" } else { "memory.limit_in_bytes" };
-            tighten(&mut limits.memory_bytes, hierarchy.values(file).filter_map(|text| number(&text)));
-        }
+        let has = |name: &str| hierarchy.has(name);
+        hierarchy.tighten_memory(&mut limits.memory_bytes);
         if has("pids") {
-            tighten(&mut limits.processes, hierarchy.values("pids.max").filter_map(|text| number(&text)));
+            tighten(&mut limits.processes, hierarchy.numbers("pids.max"));
         }
         if has("cpu") {
             tighten(
@@ -138,7 +136,7 @@ fn limits_of(found: &[Hierarchy]) -> GroupLimits {
         }
         if has("cpuset") {
             let file = if hierarchy.version == 2 { "cpuset.cpus.effective" } else { "cpuset.effective_cpus" };
-            let text = fs::read_to_string(hierarchy.own.join(file)).unwrap_or_default();
+            let text = read_kernel_text(hierarchy.own.join(file)).unwrap_or_default();
             limits.cpuset = Some(text.trim().to_owned()).filter(|set| !set.is_empty()).or(limits.cpuset);
         }
     }
@@ -147,7 +145,7 @@ fn limits_of(found: &[Hierarchy]) -> GroupLimits {
 
 /// A group's share of processor time, in CPUs.
 fn processor_time(hierarchy: &Hierarchy, group: &Path) -> Option<f64> {
-    let read = |file: &str| fs::read_to_string(group.join(file)).ok();
+    let read = |file: &str| read_kernel_text(group.join(file)).ok();
     let both = match hierarchy.version {
         2 => read("cpu.max")?,
         _ => format!("{} {}", read("cpu.cfs_quota_us")?.trim(), read("cpu.cfs_period_us")?),
@@ -171,16 +169,30 @@ impl Hierarchy {
         self.own.ancestors().take_while(|group| group.starts_with(&self.mount))
     }
 
-    /// What a file says in each of them.
-    fn values(&self, file: &str) -> impl Iterator<Item = String> {
+    /// Whether it has this controller. Version 2 may.
+    fn has(&self, controller: &str) -> bool {
+        self.version == 2 || self.controllers.iter().any(|name| name == controller)
+    }
+
+    /// The limits that a file gives in each of them.
+    fn numbers(&self, file: &str) -> impl Iterator<Item = u64> {
         self.groups()
-            .filter_map(move |group| fs::read_to_string(group.join(file)).ok())
-            .map(|text| text.trim().to_owned())
+            .filter_map(move |group| read_kernel_text(group.join(file)).ok()?.trim().parse().ok())
+            .filter(|number| *number < UNLIMITED)
+    }
+
+    fn tighten_memory(&self, limit: &mut Option<u64>) {
+        if self.has("memory") {
+            let file = if self.version == 2 { "memory.max" } else { "memory.limit_in_bytes" };
+            tighten(limit, self.numbers(file));
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const MOUNTS: &str = "\

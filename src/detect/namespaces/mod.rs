@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use super::{Support, subordinate};
 use crate::sys::probe::Tried;
+use crate::sys::read_kernel_text;
 use diagnosis::Asked;
 pub use identity::{Identity, PRIVATE};
 pub use remembered::probe_cached;
@@ -93,14 +94,14 @@ pub fn has_admin_capability() -> bool {
 
 /// Whether we are in another user namespace than the first, in which every id is itself.
 pub fn in_user_namespace() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let map = read_kernel_text("/proc/self/uid_map").unwrap_or_default();
     let words: Vec<&str> = map.split_ascii_whitespace().collect();
     !words.is_empty() && words != ["0", "0", "4294967295"]
 }
 
 /// Whether users other than us exist in our user namespace, and their groups can be set.
 pub fn has_other_users() -> bool {
-    let read = |name| std::fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
+    let read = |name| read_kernel_text(format!("/proc/self/{name}")).unwrap_or_default();
     let map = read("uid_map");
     let counts = map.lines().filter_map(|line| line.split_ascii_whitespace().nth(2)?.parse::<u64>().ok());
     counts.sum::<u64>() > 1 && read("setgroups").trim() != "deny"

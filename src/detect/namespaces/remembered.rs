@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Namespaces, Privilege, probe};
 use crate::detect::{Support, subordinate};
+use crate::sys::{read_kernel_file, read_kernel_text};
 
 /// Below the cache directory.
 const FILE: &str = "namespaces";
@@ -87,13 +88,14 @@ fn situation() -> Vec<u8> {
         "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
         "/proc/self/attr/current",
     ] {
-        add(&fs::read(file).unwrap_or_default());
+        add(&read_kernel_file(file).unwrap_or_default());
     }
-    for name in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"] {
+    // The others are given wherever these are.
+    for name in ["user", "mnt", "pid"] {
         let link = fs::read_link(format!("/proc/self/ns/{name}")).unwrap_or_default();
         add(link.as_os_str().as_encoded_bytes());
     }
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let status = read_kernel_text("/proc/self/status").unwrap_or_default();
     for line in status.lines() {
         if ["CapEff:", "NoNewPrivs:", "Seccomp"].iter().any(|name| line.starts_with(name)) {
             add(line.as_bytes());

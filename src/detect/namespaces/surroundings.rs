@@ -6,6 +6,7 @@ use std::path::Path;
 use nix::unistd::{Gid, Uid};
 
 use crate::detect::container::{self, Kind};
+use crate::sys::read_kernel_text;
 
 /// The suspects.
 #[derive(Debug, Clone, Default)]
@@ -42,7 +43,7 @@ const ADMIN: u64 = 1 << 21;
 impl Surroundings {
     /// Reads it.
     pub fn read() -> Self {
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let status = read_kernel_text("/proc/self/status").unwrap_or_default();
         let label = ["/proc/self/attr/apparmor/current", "/proc/self/attr/current"]
             .into_iter()
             .find_map(|path| fs::read_to_string(path).ok())
@@ -66,7 +67,7 @@ impl Surroundings {
 
     /// Whether we have `CAP_SYS_ADMIN` where we are.
     pub fn has_admin_capability() -> bool {
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let status = read_kernel_text("/proc/self/status").unwrap_or_default();
         let effective = field(&status, "CapEff:").and_then(|mask| u64::from_str_radix(mask, 16).ok());
         effective.is_some_and(|mask| mask & ADMIN != 0)
     }
@@ -74,7 +75,7 @@ impl Surroundings {
 
 /// A `nobody` with that very number is as good as anybody, where every number is mapped.
 fn has_overflow_user() -> bool {
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let map = read_kernel_text("/proc/self/uid_map").unwrap_or_default();
     map.lines().any(|line| {
         let mut words = line.split_ascii_whitespace().map(str::parse::<u64>);
         let (Some(Ok(first)), Some(Ok(_)), Some(Ok(count))) = (words.next(), words.next(), words.next())
@@ -89,7 +90,7 @@ fn has_overflow_user() -> bool {
 /// process 1, if we may look there.
 fn is_chrooted() -> bool {
     use std::os::unix::fs::MetadataExt;
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = read_kernel_text("/proc/self/mountinfo").unwrap_or_default();
     let has_root = mounts.lines().any(|line| line.split(' ').nth(4) == Some("/"));
     let same = |a: &fs::Metadata, b: &fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
     let init = fs::metadata("/proc/1/root/").ok().zip(fs::metadata("/").ok());

@@ -9,10 +9,12 @@
 
 use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{AccessFlags, faccessat};
 use sekexe_init::protocol::{ByteBuf, Layer, LayerKind, Shadow};
 
 /// Top-level directories that the machine has its own of.
@@ -215,8 +217,7 @@ impl Work<'_> {
         let full = self.survey.rootfs.join(at);
         let mode = metadata.permissions().mode() & 0o7777;
         // Nothing to show, so nothing to put a layer on.
-        let empty = fs::read_dir(&full).map_or(true, |mut entries| entries.next().is_none());
-        if empty || self.closed.iter().any(|mount| mount == at) {
+        if shows_nothing(&full, metadata) || self.closed.iter().any(|mount| mount == at) {
             self.push(at, LayerKind::Directory { mode });
         } else if !self.survey.overlays {
             self.add_read_only(at);
@@ -300,6 +301,16 @@ impl Work<'_> {
             self.layers.notes.push(text);
         }
     }
+}
+
+/// Whether a directory is empty, or closed to us.
+fn shows_nothing(directory: &Path, metadata: &Metadata) -> bool {
+    // Most file systems count directories in a directory as links to it, and to list one takes time.
+    if metadata.nlink() > 2 {
+        let wanted = AccessFlags::R_OK | AccessFlags::X_OK;
+        return faccessat(AT_FDCWD, directory, wanted, AtFlags::AT_EACCESS).is_err();
+    }
+    fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none())
 }
 
 #[cfg(test)]
