@@ -4,7 +4,6 @@
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
-use clap::Parser;
 use sekexe_ci::cli::Cli;
 use sekexe_ci::commands;
 use sekexe_ci::machine::INIT_NAME;
@@ -15,7 +14,7 @@ fn main() -> ExitCode {
         sekexe_init::main();
         return ExitCode::FAILURE;
     }
-    match Cli::try_parse() {
+    match Cli::parse_typed() {
         Ok(cli) => commands::run(&cli).into(),
         Err(error) => {
             // Help and version are asked for and are no failure.

@@ -9,6 +9,7 @@ pub mod kernel;
 pub mod network;
 mod values;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -40,6 +41,32 @@ Examples:
 
 Exit status: the command's own; 128+n if signal n ended it; 124 timeout; 125 sekexe-ci itself failed;
 126 the command cannot be run; 127 it was not found.";
+
+/// `exec` by itself. To describe every command takes longer than to start some machines.
+#[derive(Debug, Parser)]
+struct Exec {
+    #[command(flatten)]
+    args: exec::ExecArgs,
+}
+
+impl Cli {
+    /// Parses what was typed.
+    ///
+    /// # Errors
+    ///
+    /// Whatever clap has to say, help and version included.
+    pub fn parse_typed() -> Result<Self, clap::Error> {
+        let mut words = std::env::args_os().skip(1);
+        if words.next().is_some_and(|command| command == "exec") {
+            // What it does not know, the whole parser judges.
+            if let Ok(Exec { args }) = Exec::try_parse_from([OsString::from("exec")].into_iter().chain(words))
+            {
+                return Ok(Self { command: Command::Exec(Box::new(args)), color: Color::Auto });
+            }
+        }
+        Self::try_parse()
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Color {
