@@ -115,7 +115,8 @@ pub enum ToGuest<'a> {
         /// The new size.
         size: WindowSize,
     },
-    /// Write everything back to the host's files and answer with [`ToHost::Bye`].
+    /// As soon as no command runs, write everything back to the host's files and answer with
+    /// [`ToHost::Bye`].
     Shutdown,
 }
 

@@ -45,11 +45,14 @@ struct Server {
     sessions: BTreeMap<SessionId, Session>,
     /// Files that could not be written, for commands not yet spawned.
     broken: BTreeMap<SessionId, Failure>,
+    /// Whether the host has no more commands.
+    closing: bool,
     max_tasks: u32,
     buffer: Vec<u8>,
 }
 
-/// Serves until the host says `Shutdown`, or goes away, which is an error.
+/// Serves until the host has said `Shutdown` and no command runs, or until it goes away, which is an
+/// error.
 pub fn until_shutdown(channel: &mut Channel, max_tasks: u32, ways: Ways) -> Result<()> {
     let mut children = SigSet::empty();
     children.add(Signal::SIGCHLD);
@@ -62,11 +65,16 @@ pub fn until_shutdown(channel: &mut Channel, max_tasks: u32, ways: Ways) -> Resu
         ways,
         sessions: BTreeMap::new(),
         broken: BTreeMap::new(),
+        closing: false,
         max_tasks,
         buffer: vec![0; MAX_DATA],
     };
     // The host does not wait for `Ready`: its first commands may have arrived together with `Boot`.
-    while !server.obey(channel)? {
+    loop {
+        server.obey(channel)?;
+        if server.closing && server.sessions.is_empty() {
+            break;
+        }
         channel.flush()?;
         let ready = wait(channel, &children, &server)?;
         if ready.child {
@@ -96,8 +104,8 @@ pub fn until_shutdown(channel: &mut Channel, max_tasks: u32, ways: Ways) -> Resu
     }
     channel.send(&ToHost::Bye { left_behind })?;
     channel.flush_all()?;
-    // The host ends the machine now. Waiting for it spares the switching-off.
-    while channel.wait_and_fill().is_ok() {}
+    // The host ends a guest now. Waiting for it spares the switching-off.
+    while ways.write_back && channel.wait_and_fill().is_ok() {}
     Ok(())
 }
 
@@ -161,14 +169,13 @@ impl Server {
         }
     }
 
-    /// Does what the messages say. Returns whether one of them was `Shutdown`.
-    fn obey(&mut self, channel: &mut Channel) -> Result<bool> {
+    /// Does what the messages say.
+    fn obey(&mut self, channel: &mut Channel) -> Result<()> {
         loop {
             // A command to start answers on the channel, so it must not borrow from it.
             let spawn = match channel.next()? {
-                None => return Ok(false),
+                None => return Ok(()),
                 Some(ToGuest::Spawn(spawn)) => spawn,
-                Some(ToGuest::Shutdown) => return Ok(true),
                 Some(other) => {
                     self.obey_one(other);
                     continue;
@@ -193,7 +200,8 @@ impl Server {
                 self.with(session, |s| s.signal(signal, everything))
             }
             ToGuest::Resize { session, size } => self.with(session, |s| s.resize(size)),
-            ToGuest::Boot(_) | ToGuest::Spawn(_) | ToGuest::Shutdown => {}
+            ToGuest::Shutdown => self.closing = true,
+            ToGuest::Boot(_) | ToGuest::Spawn(_) => {}
         }
     }
 

@@ -58,7 +58,8 @@ impl Link {
                 }
                 Err(Errno::EAGAIN) => return Ok(()),
                 Err(Errno::EINTR) => {}
-                Err(Errno::EPIPE | Errno::ECONNRESET) => return Err("it closed its channel".into()),
+                // What it said before it closed its channel is still to be read, and then that.
+                Err(Errno::EPIPE | Errno::ECONNRESET) => self.written = self.out.len(),
                 Err(e) => return Err(format!("its channel failed: {}", e.desc())),
             }
         }

@@ -150,6 +150,7 @@ pub struct Connection {
     boot_failure: Option<Failure>,
     greeted: bool,
     ready: bool,
+    closing: bool,
     bye: bool,
     unhandled: VecDeque<Signal>,
     network: Option<Network>,
@@ -173,6 +174,7 @@ impl Connection {
             boot_failure: None,
             greeted: false,
             ready: false,
+            closing: false,
             bye: false,
             unhandled: VecDeque::new(),
             network: None,
@@ -273,6 +275,13 @@ impl Connection {
         Ok(session)
     }
 
+    /// Starts no more commands: the machine shall write everything back as soon as the last one has
+    /// ended, without waiting to be told.
+    pub fn close(&mut self) -> Result<()> {
+        self.closing = true;
+        self.link.send(&ToGuest::Shutdown)
+    }
+
     /// Waits until the command has ended. Other commands go on meanwhile.
     pub fn wait(&mut self, session: SessionId) -> Result<Finished> {
         loop {
@@ -311,7 +320,9 @@ impl Connection {
 
     fn write_back(&mut self) -> Result<()> {
         let deadline = Instant::now() + WRITE_BACK_GRACE;
-        self.link.send(&ToGuest::Shutdown)?;
+        if !self.closing {
+            self.close()?;
+        }
         while !self.bye {
             if Instant::now() >= deadline {
                 anyhow::bail!("the guest did not finish writing within {} s", WRITE_BACK_GRACE.as_secs());

@@ -60,9 +60,15 @@ impl Started<'_> {
             stderr: streams.stderr,
             timeout: prepared.timeout,
         })?;
+        up.connection.close()?;
         let deadline = Instant::now() + prepared.args.boot_timeout;
         let finished = match up.connection.wait_until_ready(deadline) {
-            Ok(()) => up.connection.wait(session)?,
+            Ok(()) => {
+                if up.connection.machine().kind == Kind::Uml {
+                    crate::sys::release_program();
+                }
+                up.connection.wait(session)?
+            }
             Err(failure) => up.connection.give_up(session, &failure)?,
         };
         prepared.conclude_with(up, finished)
