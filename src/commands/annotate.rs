@@ -131,6 +131,12 @@ fn read_result(path: &Path) -> Result<Ended> {
     })
 }
 
+/// The last commit of the pull request that a job of GitHub's is about.
+fn commit_of_event(path: &str) -> Option<String> {
+    let event: Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    event["pull_request"]["head"]["sha"].as_str().map(str::to_owned)
+}
+
 /// Whom to tell on GitHub, and as whom.
 struct Target {
     api_url: String,
@@ -145,7 +151,11 @@ impl Target {
         let said = provider.map(|provider| provider.project(&lookup)).unwrap_or_default();
         let project = Project {
             repository: args.repository.clone().or(said.repository),
-            commit: args.sha.clone().or(said.commit),
+            commit: args
+                .sha
+                .clone()
+                .or(said.commit)
+                .or_else(|| commit_of_event(&lookup("GITHUB_EVENT_PATH")?)),
             pull_request: args.pull_request.or(said.pull_request),
             page: said.page,
         };

@@ -64,6 +64,7 @@ impl Provider for GitHub {
         Some("GITHUB_STEP_SUMMARY")
     }
 
+    /// The commit of a pull request stands in no variable: theirs is a merge of it.
     fn project(&self, lookup: &Lookup<'_>) -> Project {
         let repository = lookup("GITHUB_REPOSITORY");
         let reference = lookup("GITHUB_REF").unwrap_or_default();
@@ -73,10 +74,11 @@ impl Provider for GitHub {
             let (server, repository) = (server?, repository.as_ref()?);
             Some(format!("{server}/{repository}/actions/runs/{}", lookup("GITHUB_RUN_ID")?))
         };
+        let pull_request = request.and_then(project::number);
         Project {
             page: page(),
-            commit: lookup("GITHUB_SHA"),
-            pull_request: request.and_then(project::number),
+            commit: lookup("GITHUB_SHA").filter(|_| pull_request.is_none()),
+            pull_request,
             repository,
         }
     }

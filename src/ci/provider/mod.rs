@@ -265,17 +265,13 @@ mod tests {
         let expected = ("o/r".to_owned(), "abc".to_owned(), Some(7));
         for (name, variables) in [
             (
-                "github",
-                &[("GITHUB_REPOSITORY", "o/r"), ("GITHUB_SHA", "abc"), ("GITHUB_REF", "refs/pull/7/merge")][..],
-            ),
-            (
                 "travis",
                 &[
                     ("TRAVIS_REPO_SLUG", "o/r"),
                     ("TRAVIS_COMMIT", "merge"),
                     ("TRAVIS_PULL_REQUEST_SHA", "abc"),
                     ("TRAVIS_PULL_REQUEST", "7"),
-                ],
+                ][..],
             ),
             (
                 "buildkite",
@@ -311,6 +307,11 @@ mod tests {
         ] {
             assert_eq!(project(name, variables), expected, "{name}");
         }
+        let merge =
+            [("GITHUB_REPOSITORY", "o/r"), ("GITHUB_SHA", "abc"), ("GITHUB_REF", "refs/pull/7/merge")];
+        assert_eq!(project("github", &merge), ("o/r".into(), String::new(), Some(7)));
+        let push = [("GITHUB_SHA", "abc"), ("GITHUB_REF", "refs/heads/main")];
+        assert_eq!(project("github", &push), (String::new(), "abc".into(), None));
         let branch =
             [("TRAVIS_PULL_REQUEST", "false"), ("TRAVIS_PULL_REQUEST_SHA", ""), ("TRAVIS_COMMIT", "abc")];
         assert_eq!(project("travis", &branch), (String::new(), "abc".into(), None));

@@ -245,6 +245,23 @@ fn the_example_for_travis_tells_github_how_its_test_ended() {
 }
 
 #[test]
+fn in_a_job_of_githubs_own_a_check_run_belongs_to_the_pull_requests_commit() {
+    let (place, server) = (repository(), Server::start());
+    let event = place.write("home/event.json", r#"{"pull_request": {"head": {"sha": "head"}}}"#);
+    let mut command = place.sekexe(["annotate", "--check", "x", "-"]);
+    command.env("GITHUB_EVENT_PATH", event).envs([
+        ("GITHUB_ACTIONS", "true"),
+        ("GITHUB_REPOSITORY", "o/r"),
+        ("GITHUB_SHA", "merge"),
+        ("GITHUB_REF", "refs/pull/7/merge"),
+        ("GITHUB_API_URL", &server.url),
+        ("GITHUB_TOKEN", APP),
+    ]);
+    with_input(&mut command, b"").ended_with(0);
+    assert_eq!(server.state().runs[0]["head_sha"], "head");
+}
+
+#[test]
 fn outside_of_a_pull_request_there_is_no_comment_and_no_failure() {
     let (place, server) = (repository(), Server::start());
     let mut command = annotate(&place, &server, APP, &["--comment", "-"]);
