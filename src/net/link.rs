@@ -22,6 +22,8 @@ const LONGEST: usize = 65_535 + ETHERNET_HEADER + OFFLOAD_HEADER;
 const OFFLOAD_HEADER: usize = 10;
 /// Frames that may wait for the guest before producers that can wait shall.
 const FULL: usize = 64;
+/// Bytes after which a batch goes: as long as they are in the processor's cache.
+const HEAVY: usize = 128 << 10;
 /// Frames that may wait at all.
 const OVERFULL: usize = 256;
 /// Buffers that are kept for the next frames.
@@ -83,6 +85,8 @@ pub struct Outbox {
     card: Card,
     guest: Mac,
     queue: VecDeque<Frame>,
+    /// Bytes in the queue.
+    weight: usize,
     spare: Vec<Vec<u8>>,
     blocked: bool,
     next_id: u32,
@@ -159,7 +163,15 @@ impl Write for DeviceFile<'_> {
 impl Outbox {
     /// An empty queue for a card.
     pub fn new(card: Card) -> Self {
-        Self { card, guest: GUEST_MAC, queue: VecDeque::new(), spare: Vec::new(), blocked: false, next_id: 0 }
+        Self {
+            card,
+            guest: GUEST_MAC,
+            queue: VecDeque::new(),
+            weight: 0,
+            spare: Vec::new(),
+            blocked: false,
+            next_id: 0,
+        }
     }
 
     /// Gives the card up, which need not be gone when this returns.
@@ -192,6 +204,11 @@ impl Outbox {
         self.queue.len() >= FULL
     }
 
+    /// Whether a batch is worth being sent.
+    pub fn is_heavy(&self) -> bool {
+        self.weight >= HEAVY
+    }
+
     /// Whether the guest takes no more for now.
     pub fn is_blocked(&self) -> bool {
         self.blocked
@@ -212,7 +229,7 @@ impl Outbox {
         if self.card.offload {
             leave_checksum_to_card(bytes);
         }
-        self.queue.push_back(frame);
+        self.push(frame);
         done
     }
 
@@ -228,7 +245,7 @@ impl Outbox {
             let (mut frame, start) = self.begin(body.len());
             frame.buffer[start - 2..start].copy_from_slice(&ethertype.to_be_bytes());
             frame.buffer[start..frame.length].copy_from_slice(body);
-            self.queue.push_back(frame);
+            self.push(frame);
         }
     }
 
@@ -265,10 +282,15 @@ impl Outbox {
         Ok(())
     }
 
+    fn push(&mut self, frame: Frame) {
+        self.weight += frame.length;
+        self.queue.push_back(frame);
+    }
+
     fn drop_first(&mut self) {
-        if let Some(frame) = self.queue.pop_front()
-            && self.spare.len() < SPARE
-        {
+        let Some(frame) = self.queue.pop_front() else { return };
+        self.weight -= frame.length;
+        if self.spare.len() < SPARE {
             self.spare.push(frame.buffer);
         }
     }

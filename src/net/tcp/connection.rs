@@ -15,6 +15,8 @@ use super::guest_end::GuestEnd;
 use crate::net::core::Core;
 use crate::net::log::{Fate, Protocol};
 
+/// Bytes read from the host's socket before they go on to the guest.
+const PIECE: usize = 128 << 10;
 /// Rounds in one turn before others get theirs.
 const TURN: usize = 16;
 
@@ -138,6 +140,9 @@ impl Connection {
             let mut moved = self.send_to_host();
             moved |= self.receive_from_host();
             moved |= self.guest.send(core);
+            if core.out.is_heavy() {
+                core.out.flush()?;
+            }
             if core.out.is_full() {
                 core.out.flush()?;
                 if core.out.is_full() {
@@ -206,12 +211,13 @@ impl Connection {
         let Self { guest, host, .. } = self;
         let socket = guest.socket();
         let mut moved = false;
-        while self.readable && !self.host_finished && socket.can_send() {
+        let mut left = PIECE;
+        while left > 0 && self.readable && !self.host_finished && socket.can_send() {
             let mut result = Ok(0);
             let mut asked = 0;
             let _ = socket.send(|buffer| {
-                asked = buffer.len();
-                result = host.read(buffer);
+                asked = buffer.len().min(left);
+                result = host.read(&mut buffer[..asked]);
                 (result.as_ref().copied().unwrap_or(0), ())
             });
             match result {
@@ -222,6 +228,7 @@ impl Connection {
                 }
                 Ok(count) => {
                     self.received += count as u64;
+                    left -= count;
                     // A short read found the socket empty; what comes later is an event of its own.
                     self.readable = count == asked || self.hung_up;
                     moved = true;
