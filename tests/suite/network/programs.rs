@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use super::publish::free_port;
 use super::{PEER, on_each_machine};
-use crate::support::{Place, have, require};
+use crate::support::{Place, have, require, skip};
 
 /// Whether a command succeeds on the host itself: what the host cannot reach, no machine can.
 fn host_can(script: &str) -> bool {
@@ -15,6 +15,11 @@ fn host_can(script: &str) -> bool {
         eprintln!("skipped: the host itself cannot: {script}");
     }
     can
+}
+
+/// Whether the host has these programs.
+fn has(programs: &[&str]) -> bool {
+    programs.iter().all(|name| have::program(name).map_err(|why| skip(name, &why)).is_ok())
 }
 
 /// Runs a script on each machine if the host can run its first part, and expects its last line.
@@ -89,8 +94,8 @@ fn npm_installs() {
 
 #[test]
 fn curl_speaks_http_1_1_and_2() {
-    if have::program("curl").is_err() || have::program("nghttpd").is_err() {
-        return eprintln!("skipped: no curl or no nghttpd");
+    if !has(&["curl", "nghttpd"]) {
+        return;
     }
     let port = free_port();
     let directory = tempfile::tempdir().unwrap();
@@ -153,8 +158,8 @@ http.server.ThreadingHTTPServer(('127.0.0.1', {port}), Handler).serve_forever()"
 
 #[test]
 fn nginx_inside_is_published() {
-    if have::program("nginx").is_err() || have::program("curl").is_err() {
-        return eprintln!("skipped: no nginx or no curl");
+    if !has(&["curl", "nginx"]) {
+        return;
     }
     on_each_machine(|place| {
         let port = free_port();
@@ -183,8 +188,8 @@ fn nginx_inside_is_published() {
 
 #[test]
 fn iperf3_measures_both_directions() {
-    if have::program("iperf3").is_err() {
-        return eprintln!("skipped: no iperf3");
+    if !has(&["iperf3"]) {
+        return;
     }
     let port = free_port();
     let port = port.to_string();
@@ -207,10 +212,8 @@ fn iperf3_measures_both_directions() {
 
 #[test]
 fn ssh_logs_in_at_a_server_on_the_host() {
-    let ssh = ["ssh", "ssh-keygen"].iter().try_for_each(|name| have::program(name));
-    let sshd = std::path::Path::new("/usr/sbin/sshd");
-    if ssh.is_err() || !sshd.exists() {
-        return eprintln!("skipped: no ssh or no sshd");
+    if !has(&["ssh", "ssh-keygen", "sshd"]) {
+        return;
     }
     let directory = tempfile::tempdir_in("/var/tmp").unwrap();
     let at = directory.path();
@@ -224,7 +227,8 @@ fn ssh_logs_in_at_a_server_on_the_host() {
     let (host_key, own_key) = (key("host"), key("own"));
     std::fs::copy(at.join("own.pub"), at.join("authorized")).unwrap();
     let port = free_port();
-    let mut command = Command::new(sshd);
+    // It wants to be named by its whole path.
+    let mut command = Command::new(which::which("sshd").unwrap());
     command.args(["-D", "-f", "/dev/null", "-p", &port.to_string()]).arg("-h").arg(&host_key);
     for option in ["ListenAddress=127.0.0.1", "StrictModes=no", "UsePAM=no", "PidFile=none"] {
         command.args(["-o", option]);
