@@ -7,6 +7,9 @@
 //! octocrab's own way to retry, which sends the same request once more, is not used; nor is its
 //! cache, which would keep half an answer.
 //!
+//! The way there is direct, by no proxy. Names are found by files and DNS, which a static program has
+//! in itself since glibc 2.34, and servers are known by the certificates of the machine.
+//!
 //! The asynchronous runtime lives and dies in here.
 
 mod api;
