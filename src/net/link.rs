@@ -95,7 +95,8 @@ pub struct Outbox {
 impl Inbox {
     /// Room for one batch.
     pub fn new() -> Self {
-        Self { buffers: vec![vec![0; LONGEST]; BATCH], lengths: [0; BATCH] }
+        // One by one: copies of the first would take memory before there is anything in them.
+        Self { buffers: (0..BATCH).map(|_| vec![0; LONGEST]).collect(), lengths: [0; BATCH] }
     }
 
     /// Reads what is there. The error is the device's, which then is gone.
