@@ -1,10 +1,7 @@
 //! A machine whose root does its worst to the network: our program goes on, in bounded memory, and
 //! what is denied stays denied.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::Stdio;
-
-use super::{Host, PEER, holds, on_each_machine};
+use super::{Halting, Host, PEER, on_each_machine};
 use crate::support::require;
 
 /// Frames by hand. Whatever is sent, at the end an honest connection must work.
@@ -49,7 +46,7 @@ while True:
     c.close()",
         );
         let code = format!(
-            "{PEER}\n{FRAMES}
+            "{FRAMES}
 print('begin', flush=True); input()
 {attack}
 for attempt in range(30):
@@ -58,19 +55,13 @@ for attempt in range(30):
     except OSError as error: answer = f'never again: {{error}}'
 print(answer, flush=True); input()"
         );
-        let mut command = place.sekexe(["exec", "--host-loopback", &host.port, "--"]);
-        command.args(["python3", "-c", &code, &host.port]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut input = child.stdin.take().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        assert_eq!(lines.next().unwrap().unwrap(), "begin");
-        let (memory, _) = holds(child.id());
-        input.write_all(b"\n").unwrap();
-        assert_eq!(lines.next().unwrap().unwrap(), "alive");
-        let grown = holds(child.id()).0.saturating_sub(memory);
+        let mut machine = Halting::start(place, &host.port, &code);
+        let (memory, _) = machine.at("begin");
+        machine.go_on();
+        let grown = machine.at("alive").0.saturating_sub(memory);
         assert!(grown <= 96 << 20, "grown by {} MiB", grown >> 20);
-        input.write_all(b"\n").unwrap();
-        assert!(child.wait().unwrap().success());
+        machine.go_on();
+        machine.end();
     });
 }
 

@@ -13,8 +13,8 @@ mod surroundings;
 mod tcp;
 mod udp;
 
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use crate::support::{Place, Ran, kernel};
 
@@ -95,8 +95,45 @@ pub fn python(place: &Place, options: &[&str], port: &str, code: &str) -> Ran {
     place.exec_with(opened.iter().chain(options).chain(&run))
 }
 
+/// Python in a machine that halts where the test wants to look: it says a word and waits for a line.
+pub struct Halting {
+    child: Child,
+    input: ChildStdin,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Halting {
+    /// Starts it, with the host's port open to it.
+    pub fn start(place: &Place, port: &str, code: &str) -> Self {
+        let mut command = place.sekexe(["exec", "--host-loopback", port, "--"]);
+        command.args(["python3", "-c", &format!("{PEER}\n{code}"), port]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+        let input = child.stdin.take().expect("a pipe");
+        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        Self { child, input, lines }
+    }
+
+    /// Waits for its word, and says what our program holds then; see [`holds`].
+    #[track_caller]
+    pub fn at(&mut self, word: &str) -> (u64, usize) {
+        assert_eq!(self.lines.next().expect("a line").expect("a line"), word);
+        holds(self.child.id())
+    }
+
+    /// Lets it go on.
+    pub fn go_on(&mut self) {
+        self.input.write_all(b"\n").expect("it reads");
+    }
+
+    /// Waits for its end, which must be a success.
+    #[track_caller]
+    pub fn end(mut self) {
+        assert!(self.child.wait().expect("its end").success());
+    }
+}
+
 /// Resident memory of a process in bytes, and how many descriptors it has open.
-pub fn holds(pid: u32) -> (u64, usize) {
+fn holds(pid: u32) -> (u64, usize) {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
     let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");

@@ -1,9 +1,6 @@
 //! Connections: every byte, every end, every error, and not more memory than that takes.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::Stdio;
-
-use super::{Host, PEER, holds, on_each_machine, python};
+use super::{Halting, Host, PEER, on_each_machine, python};
 use crate::support::require;
 
 #[test]
@@ -116,30 +113,23 @@ for c in all: c.sendall(c.recv(100))
 print(len(all))",
         );
         // The first line says that all are there; then we look, and let it go on.
-        let code = format!(
-            "{PEER}
-import resource
+        let code = "import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
 print('begin', flush=True); input()
 all = [connect() for _ in range(1000)]
 print('there', flush=True); input()
 for n, s in enumerate(all): s.sendall(str(n).encode())
-print(all and [s.recv(100).decode() for s in all] == [str(n) for n in range(1000)])"
-        );
-        let mut command = place.sekexe(["exec", "--host-loopback", &host.port, "--"]);
-        command.args(["python3", "-c", &code, &host.port]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut input = child.stdin.take().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        assert_eq!(lines.next().unwrap().unwrap(), "begin");
-        let before = holds(child.id()).0;
-        input.write_all(b"\n").unwrap();
-        assert_eq!(lines.next().unwrap().unwrap(), "there");
-        let grown = holds(child.id()).0.saturating_sub(before);
+print(all and [s.recv(100).decode() for s in all] == [str(n) for n in range(1000)], flush=True)
+input()";
+        let mut machine = Halting::start(place, &host.port, code);
+        let before = machine.at("begin").0;
+        machine.go_on();
+        let grown = machine.at("there").0.saturating_sub(before);
         assert!(grown <= 60 << 20, "grown by {} MiB", grown >> 20);
-        input.write_all(b"\n").unwrap();
-        assert_eq!(lines.next().unwrap().unwrap(), "True");
-        assert!(child.wait().unwrap().success());
+        machine.go_on();
+        machine.at("True");
+        machine.go_on();
+        machine.end();
         host.said("1000");
     });
 }
@@ -154,32 +144,23 @@ for n in range(11000):
     c, _ = s.accept(); c.sendall(c.recv(1)); c.recv(1); c.close()
 print('done')",
         );
-        let code = format!(
-            "{PEER}
-address = (gateway(), PORT)
+        let code = "address = (gateway(), PORT)
 def some(count):
     for _ in range(count):
         s = socket.create_connection(address); s.sendall(b'x'); assert s.recv(1) == b'x'; s.close()
 some(1000)
 print('begin', flush=True); input()
 some(10000)
-print('end', flush=True); input()"
-        );
-        let mut command = place.sekexe(["exec", "--host-loopback", &host.port, "--"]);
-        command.args(["python3", "-c", &code, &host.port]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut input = child.stdin.take().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        assert_eq!(lines.next().unwrap().unwrap(), "begin");
-        let (memory, files) = holds(child.id());
-        input.write_all(b"\n").unwrap();
-        assert_eq!(lines.next().unwrap().unwrap(), "end");
-        let (memory_after, files_after) = holds(child.id());
+print('end', flush=True); input()";
+        let mut machine = Halting::start(place, &host.port, code);
+        let (memory, files) = machine.at("begin");
+        machine.go_on();
+        let (memory_after, files_after) = machine.at("end");
         assert!(files_after <= files + 2, "{files} descriptors, then {files_after}");
         let grown = memory_after.saturating_sub(memory);
         assert!(grown <= 4 << 20, "grown by {} KiB", grown >> 10);
-        input.write_all(b"\n").unwrap();
-        assert!(child.wait().unwrap().success());
+        machine.go_on();
+        machine.end();
         host.said("done");
     });
 }
