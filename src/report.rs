@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::Write;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use sekexe_init::protocol::{Outcome, Seal, Usage};
@@ -39,6 +39,8 @@ pub struct Run<'a> {
     pub usage: Usage,
     /// From the command's start to its end.
     pub command_time: Duration,
+    /// When we started.
+    pub began: SystemTime,
     /// From our start to now.
     pub total_time: Duration,
     /// What the machine was and got.
@@ -207,6 +209,10 @@ fn signal_name(signal: i32) -> String {
     }
 }
 
+fn since_the_epoch(time: SystemTime) -> Duration {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 /// The result file's contents. Times are in milliseconds, sizes in bytes.
 pub fn result(run: &Run<'_>) -> Value {
     json!({
@@ -220,6 +226,7 @@ pub fn result(run: &Run<'_>) -> Value {
         },
         "confinement": run.confinement,
         "times": {
+            "began_unix_ms": since_the_epoch(run.began).as_millis() as u64,
             "total_ms": milliseconds(run.total_time),
             "guest_boot_ms": run.kernel.map(|_| milliseconds(run.machine.boot_time)),
             "ready_ms": milliseconds(run.machine.ready_after),

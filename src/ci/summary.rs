@@ -9,6 +9,8 @@ use super::selection::Selection;
 const LISTED: usize = 50;
 /// Characters of a message.
 const LONGEST: usize = 500;
+/// Characters of a command's name on the timeline.
+const LONGEST_NAME: usize = 40;
 
 /// A table of facts, and one of findings where there are any. Facts without a value are left out.
 pub fn markdown(title: &str, facts: &[(&str, Option<String>)], findings: &Selection) -> String {
@@ -26,6 +28,38 @@ pub fn markdown(title: &str, facts: &[(&str, Option<String>)], findings: &Select
         text.extend(findings.shown.iter().take(LISTED).map(row));
     }
     text
+}
+
+/// A command on the timeline. Times are in milliseconds since the epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// What it is called.
+    pub name: String,
+    /// When it began.
+    pub begin: u64,
+    /// When it had ended.
+    pub end: u64,
+    /// Whether it failed.
+    pub failed: bool,
+}
+
+/// A diagram of when each command ran, in the words of Mermaid's Gantt charts
+/// (<https://mermaid.js.org/syntax/gantt.html>); nothing for a single one.
+pub fn timeline(spans: &[Span]) -> String {
+    if spans.len() < 2 {
+        return String::new();
+    }
+    let mut text = "\n```mermaid\ngantt\n  dateFormat x\n  axisFormat %H:%M:%S\n".to_owned();
+    for Span { name, begin, end, failed } in spans {
+        // A colon ends a name there, and some other characters mean something, too.
+        let plain = |c: char| if c.is_alphanumeric() || " ._-/".contains(c) { c } else { ' ' };
+        let name: String = name.chars().map(plain).take(LONGEST_NAME).collect();
+        let state = if *failed { "crit" } else { "done" };
+        // What takes no time is not drawn.
+        let end = (*end).max(begin + 1);
+        writeln!(text, "  {} :{state}, {begin}, {end}", name.trim()).expect("a string takes everything");
+    }
+    text + "```\n"
 }
 
 /// How many there are of each level, in words; nothing where there are none.
@@ -91,6 +125,23 @@ mod tests {
         | | where | what |
         | --- | --- | --- |
         | ❌ | src/a\_b.c:3 | no \| &lt;b&gt;<br>at all (gcc) |
+        ");
+    }
+
+    #[test]
+    fn several_commands_have_a_timeline() {
+        let span = |name: &str, begin, end, failed| Span { name: name.into(), begin, end, failed };
+        let spans = [span("build: all\n```", 1000, 4000, false), span("test", 4000, 4000, true)];
+        assert_eq!(timeline(&spans[..1]), "");
+        insta::assert_snapshot!(timeline(&spans), @r"
+
+        ```mermaid
+        gantt
+          dateFormat x
+          axisFormat %H:%M:%S
+          build  all :done, 1000, 4000
+          test :crit, 4000, 4001
+        ```
         ");
     }
 

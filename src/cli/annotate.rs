@@ -12,6 +12,7 @@ Examples:
   make 2>&1 | tee log; sekexe-ci annotate --check build log
   sekexe-ci exec --report-sarif found.sarif --result result.json 'make test'
   sekexe-ci annotate --check tests --comment --report found.sarif --result result.json
+  sekexe-ci annotate --comment --result build.json --result test.json
 
 The token is taken from GITHUB_TOKEN, else GH_TOKEN. A check run takes one of a GitHub App, or of
 Actions, with `checks: write`; a comment any with `pull-requests: write`.")]
@@ -21,9 +22,10 @@ pub struct AnnotateArgs {
     pub logs: Vec<PathBuf>,
     #[command(flatten)]
     pub find: FindArgs,
-    /// How the command ended, as exec --result has written it; else errors mean that it failed
+    /// How a command ended, as exec --result has written it; else errors mean that it failed. Several
+    /// give a timeline, in which each has its file's name
     #[arg(long, value_name = "FILE", help_heading = "Annotations")]
-    pub result: Option<PathBuf>,
+    pub result: Vec<PathBuf>,
     /// In whose words to say it, where neither --check nor --comment is wanted
     #[arg(long, value_name = "CI", default_value = AUTO, hide_default_value = true, value_parser = systems(), help_heading = "Annotations")]
     pub ci: String,

@@ -17,19 +17,21 @@ use crate::ci::matcher::Obey;
 use crate::ci::places::Places;
 use crate::ci::provider::{Limits, PLAIN, Project, Provider};
 use crate::ci::selection::{self, Selection};
-use crate::ci::summary;
+use crate::ci::summary::{self, Span};
 use crate::cli::annotate::AnnotateArgs;
 use crate::github::{Access, Check, Comment, GitHub};
 use crate::machine::hidden;
 
 /// GitHub's own API.
 const API: &str = "https://api.github.com";
+/// How long a command took.
+const TIME: &str = "time of the command";
 /// Annotations of a check run. GitHub would take more, fifty at a time; nobody reads them.
 const LIMITS: Limits = Limits { of_each_level: 500, of_a_job: 1000 };
 
 /// Runs the command.
 pub fn run(args: &AnnotateArgs, env: &Environment) -> Result<Status> {
-    if args.logs.is_empty() && args.find.report.is_empty() && args.result.is_none() {
+    if args.logs.is_empty() && args.find.report.is_empty() && args.result.is_empty() {
         bail!("there is nothing to annotate; name a log, - for standard input, or files with --report");
     }
     let lookup = face::lookup(env);
@@ -39,7 +41,8 @@ pub fn run(args: &AnnotateArgs, env: &Environment) -> Result<Status> {
     let target = if to_github { Some(Target::new(args, env, provider)?) } else { None };
 
     let messages = Messages::new(env);
-    let ended = args.result.as_deref().map(read_result).transpose()?;
+    let ended = args.result.iter().map(|path| read_result(path)).collect::<Result<Vec<_>>>()?;
+    let ended = Ended::together(ended);
     let workspace = provider.and_then(|ci| lookup(ci.workspace_variable()?)).map(PathBuf::from);
     let current_dir = std::env::current_dir().context("find the current directory")?;
     let hidden = hidden::existing(env.home.as_deref(), &current_dir, &[], &[]);
@@ -99,12 +102,36 @@ fn open(path: &Path) -> Result<Box<dyn Read>> {
     Ok(Box::new(std::io::stdin().lock()))
 }
 
-/// How a command ended, from the file that `exec --result` wrote.
+/// How a command ended, from the file that `exec --result` wrote; or how several did.
 struct Ended {
     failed: bool,
     /// In a few words.
     words: String,
-    facts: Vec<(&'static str, Option<String>)>,
+    facts: Vec<(String, Option<String>)>,
+    /// When it ran.
+    spans: Vec<Span>,
+}
+
+impl Ended {
+    /// All of them as one; nothing if there is none.
+    fn together(mut all: Vec<Self>) -> Option<Self> {
+        if all.len() < 2 {
+            return all.pop();
+        }
+        let failed = all.iter().filter(|one| one.failed).count();
+        let words = match failed {
+            0 => format!("{} commands succeeded", all.len()),
+            _ => format!("{failed} of {} commands failed", all.len()),
+        };
+        let mut facts = vec![("outcome".into(), Some(words.clone()))];
+        for one in &all {
+            let time = one.facts.iter().find(|(name, _)| name == TIME).and_then(|(_, time)| time.as_deref());
+            let name = one.spans.first().map_or_else(String::new, |span| span.name.clone());
+            facts.push((name, Some([one.words.as_str(), time.unwrap_or_default()].join(", "))));
+        }
+        let spans = all.into_iter().flat_map(|one| one.spans).collect();
+        Some(Self { failed: failed > 0, words, facts, spans })
+    }
 }
 
 fn read_result(path: &Path) -> Result<Ended> {
@@ -118,17 +145,24 @@ fn read_result(path: &Path) -> Result<Ended> {
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let seconds = |value: &Value| value.as_f64().map(|ms| format!("{:.1} s", ms / 1000.0));
     let words = format!("{kind}, status {status}");
-    Ok(Ended {
-        failed: status != 0,
-        facts: vec![
-            ("outcome", Some(words.clone())),
-            ("machine", text(&result["machine"]["kind"])),
-            ("kernel", text(&result["kernel"]["release"]).filter(|release| !release.is_empty())),
-            ("time of the command", seconds(&result["times"]["command_ms"])),
-            ("time in all", seconds(&result["times"]["total_ms"])),
-        ],
-        words,
-    })
+    let failed = status != 0;
+    let times = &result["times"];
+    let begin = times["began_unix_ms"].as_u64().unwrap_or(0);
+    let span = Span {
+        name: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+        begin,
+        end: begin + times["total_ms"].as_f64().unwrap_or(0.0) as u64,
+        failed,
+    };
+    let facts = [
+        ("outcome", Some(words.clone())),
+        ("machine", text(&result["machine"]["kind"])),
+        ("kernel", text(&result["kernel"]["release"]).filter(|release| !release.is_empty())),
+        (TIME, seconds(&times["command_ms"])),
+        ("time in all", seconds(&times["total_ms"])),
+    ];
+    let facts = facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    Ok(Ended { failed, words, facts, spans: vec![span] })
 }
 
 /// The last commit of the pull request that a job of GitHub's is about.
@@ -195,13 +229,16 @@ impl Target {
         let github = GitHub::new(&Access { api_url, token, repository }, &warn)?;
         let page = project.page.as_deref();
         let title = title(found, ended);
-        let facts = ended.map_or_else(|| vec![("outcome", Some(title.clone()))], |ended| ended.facts.clone());
+        let only = vec![("outcome".to_owned(), Some(title.clone()))];
+        let facts = ended.map_or(only, |ended| ended.facts.clone());
+        let facts: Vec<_> = facts.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+        let timeline = ended.map(|ended| summary::timeline(&ended.spans)).unwrap_or_default();
         let failed = ended.map_or(found.totals[Level::Error as usize] > 0, |ended| ended.failed);
         if let (Some(name), Some(sha)) = (args.check.as_deref(), project.commit.as_deref()) {
             // Annotations with a place stand beside the code.
             let unplaced: Vec<_> = found.shown.iter().filter(|one| one.place.is_none()).cloned().collect();
-            let summary =
-                summary::markdown(name, &facts, &Selection { shown: unplaced, totals: found.totals });
+            let unplaced = Selection { shown: unplaced, totals: found.totals };
+            let summary = summary::markdown(name, &facts, &unplaced) + &timeline;
             let url = github.check(&Check {
                 name,
                 sha,
@@ -219,6 +256,7 @@ impl Target {
             (Some(_), None) => messages.note("no comment: this job is not one of a pull request"),
             (Some(name), Some(pull_request)) => {
                 let mut text = summary::markdown(args.check.as_deref().unwrap_or(name), &facts, found);
+                text.push_str(&timeline);
                 if let Some(page) = page {
                     text.push_str(&format!("\n[The job]({page})\n"));
                 }

@@ -1,7 +1,7 @@
 //! A command that ended: told to people, to programs and to our caller.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 use sekexe_init::protocol::{Outcome, Usage};
@@ -17,6 +17,7 @@ use crate::session::GuestInfo;
 
 /// A command that ended, and all there is to tell of it.
 pub struct Concluded {
+    pub(super) began: SystemTime,
     pub(super) started: Instant,
     pub(super) verbose: bool,
     pub(super) result: Option<PathBuf>,
@@ -53,6 +54,7 @@ impl Concluded {
                 outcome: &self.outcome,
                 usage: self.usage,
                 command_time: self.command_time,
+                began: self.began,
                 total_time: self.started.elapsed(),
                 facts: &self.facts,
                 kernel: self.kernel.as_deref(),

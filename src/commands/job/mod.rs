@@ -12,7 +12,7 @@ mod names;
 mod run;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use sekexe_init::protocol::WindowSize;
@@ -61,6 +61,7 @@ pub struct Streams {
 
 /// A command whose machine can be started.
 pub struct Prepared<'a> {
+    began: SystemTime,
     started: Instant,
     args: &'a MachineArgs,
     env: &'a Environment,
@@ -80,7 +81,7 @@ pub struct Prepared<'a> {
 impl<'a> Job<'a> {
     /// Does everything that can fail before a machine is started.
     pub fn prepare(self, env: &'a Environment) -> Result<Prepared<'a>> {
-        let started = Instant::now();
+        let (began, started) = (SystemTime::now(), Instant::now());
         let args = self.machine;
         let current_dir = std::env::current_dir()
             .context("the current directory cannot be found out; change to one that exists")?;
@@ -135,6 +136,7 @@ impl<'a> Job<'a> {
         };
         let means = Means::find(chosen, args, env, &request, &access, &capabilities.limits)?;
         Ok(Prepared {
+            began,
             started,
             args,
             env,

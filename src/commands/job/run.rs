@@ -116,6 +116,7 @@ impl<'a> Prepared<'a> {
         }
         let last_lines = connection.console().last_lines().map(str::to_owned);
         Ok(Concluded {
+            began: self.began,
             started: self.started,
             verbose: self.args.verbose,
             result: self.result,

@@ -221,6 +221,30 @@ fn a_report_and_a_result_say_what_happened() {
 }
 
 #[test]
+fn several_results_make_a_timeline() {
+    let (place, server) = (repository(), Server::start());
+    for (name, status, began) in [("build", 0, 1_700_000_000_000_u64), ("test", 1, 1_700_000_002_000)] {
+        let text = format!(
+            r#"{{"exit_status": {status}, "outcome": {{"kind": "exited"}}, "machine": {{"kind": "uml"}},
+            "times": {{"began_unix_ms": {began}, "command_ms": 900.0, "total_ms": 1500.0}}}}"#
+        );
+        place.write(&format!("work/{name}.json"), &text);
+    }
+    let arguments = ["--check", "t", "--comment=t", "--result", "build.json", "--result", "test.json"];
+    Ran::from(annotate(&place, &server, APP, &arguments).output().unwrap()).ended_with(0);
+    let state = server.state();
+    let run = &state.runs[0];
+    let (title, conclusion) = (&run["output"]["title"], &run["conclusion"]);
+    assert_eq!((title, conclusion), (&"1 of 2 commands failed".into(), &"failure".into()));
+    for text in [&run["output"]["summary"], &state.comments[0]["body"]] {
+        let text = text.as_str().unwrap();
+        assert!(text.contains("| build | exited, status 0, 0.9 s |"), "{text}");
+        assert!(text.contains("```mermaid\ngantt\n"), "{text}");
+        assert!(text.contains("  test :crit, 1700000002000, 1700000003500\n"), "{text}");
+    }
+}
+
+#[test]
 fn the_example_for_travis_tells_github_how_its_test_ended() {
     require!(uml, checkout);
     let server = Server::start();
