@@ -8,6 +8,7 @@
 mod console;
 mod deadlines;
 mod link;
+mod signals;
 mod streams;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -18,8 +19,7 @@ use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::Signal;
 use sekexe_init::protocol::{
     Boot, CREDIT_STEP, Failure, MAX_DATA, Outcome, SessionId, Spawn, Stream, ToGuest, ToHost, Usage,
     WindowSize,
@@ -30,14 +30,12 @@ use crate::net::{Network, Record};
 pub use console::Console;
 use deadlines::{Deadlines, Due};
 use link::Link;
+pub use signals::{Signals, hold_signals, release_signals};
 pub use streams::{Input, Output};
 use streams::{Source, Written};
 
 /// How long the guest has to write everything back.
 const WRITE_BACK_GRACE: Duration = Duration::from_secs(60);
-
-/// Signals that are passed on to the command.
-const FORWARDED: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
 
 /// A command to run, with where its bytes come from and go to.
 pub struct Command {
@@ -83,36 +81,9 @@ pub struct GuestInfo {
     pub left_behind: Vec<String>,
 }
 
-/// This process's signals, held back from their default actions so that they can be passed on.
-pub struct Signals(SignalFd);
-
-impl Signals {
-    /// Holds them back from now on.
-    pub fn block() -> Result<Self> {
-        hold_signals()?;
-        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        Ok(Self(SignalFd::with_flags(&watched_signals(), flags).context("watch for signals")?))
-    }
-}
-
-/// Has signals wait until there is somebody to pass them on: for the time in which there is no
-/// machine yet, but something to clean up.
-pub fn hold_signals() -> Result<()> {
-    watched_signals().thread_block().context("block the signals to forward")
-}
-
-/// Lets them act again, those that waited too: for the time in which there is nothing to clean up.
-pub fn release_signals() -> Result<()> {
-    watched_signals().thread_unblock().context("let signals act")
-}
-
 /// Whether a failure is that somebody wanted us to end.
 pub fn is_interruption(failure: &Failure) -> bool {
     failure.errno == Errno::EINTR as i32
-}
-
-fn watched_signals() -> SigSet {
-    FORWARDED.into_iter().chain([Signal::SIGWINCH]).collect()
 }
 
 /// Whom to ask for the terminal's size when it changes.
@@ -399,9 +370,7 @@ impl Connection {
             self.console.read(&self.machine);
         }
         if ready.signals {
-            while let Ok(Some(info)) = self.signals.0.read_signal() {
-                self.unhandled.extend(Signal::try_from(info.ssi_signo as i32).ok());
-            }
+            self.unhandled.extend(self.signals.arrived());
         }
         if ready.channel {
             self.link.read(&self.machine.channel).map_err(|why| self.autopsy(&why))?;
@@ -429,7 +398,7 @@ impl Connection {
         let mut fds = vec![
             PollFd::new(self.machine.channel.as_fd(), interest),
             PollFd::new(self.machine.pidfd.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.signals.0.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
         ];
         let network = self.network.as_ref().map(|network| {
             fds.push(PollFd::new(network.ended(), PollFlags::POLLIN));
