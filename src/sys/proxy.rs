@@ -32,7 +32,8 @@ pub fn hold_signals() -> nix::Result<SigSet> {
 
 /// Becomes the child's stand-in: passes signals on, and ends as it ends. Never returns.
 ///
-/// The signals are held ([`hold_signals`]). A terminal's reach the child by themselves, which is in our process group.
+/// The signals are held ([`hold_signals`]). A terminal's reach the child by themselves, which is in our
+/// process group.
 pub fn stand_in_for(pid: Pid, pidfd: &OwnedFd) -> ! {
     let set: SigSet = PASSED_ON.into_iter().collect();
     let signals = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).ok();
