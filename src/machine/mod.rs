@@ -88,6 +88,10 @@ pub struct Machine {
     pub line_buffer: Option<usize>,
     pid: Pid,
     ended: Option<Ended>,
+    /// Whether nobody can miss its mounts if they outlive it for a moment.
+    mounts_may_linger: bool,
+    /// Its mounts, once they are complete.
+    mounts: Option<OwnedFd>,
     /// The control group that limits it, removed when no process is in it any more.
     group: Option<Group>,
     /// Removed last, when no process writes there any more.
@@ -156,6 +160,8 @@ impl Machine {
             line_buffer: None,
             pid: entered.pid,
             ended: None,
+            mounts_may_linger: false,
+            mounts: None,
             group: None,
             run_dir: None,
         }
@@ -171,6 +177,14 @@ impl Machine {
         self.pid.as_raw() as u32
     }
 
+    /// Notes that the machine is set up. From now on the end of its init need not be the end of its
+    /// mounts, which takes the kernel as long as making them did.
+    pub fn came_up(&mut self) {
+        if self.mounts_may_linger {
+            self.mounts = sys::namespaces::mounts_of(&self.pidfd);
+        }
+    }
+
     /// Ends the machine at once, if it has not ended, and says how it ended.
     pub fn end(&mut self) -> Result<Ended> {
         if let Some(ended) = self.ended {
@@ -183,6 +197,7 @@ impl Machine {
         // Removing its files and taking its memory back go on side by side.
         self.run_dir.iter().for_each(RunDir::clear);
         let reaped = sys::reap(self.pid).context("wait for the machine's process")?;
+        self.mounts.take().into_iter().for_each(sys::net::leave_to_collector);
         Ok(*self.ended.insert(Ended { status: reaped.status, peak_rss_bytes: reaped.peak_rss_bytes }))
     }
 }

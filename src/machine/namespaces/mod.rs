@@ -31,6 +31,7 @@ pub struct Starting {
     console: OwnedFd,
     card: Option<Source>,
     group: Option<Group>,
+    mounts_may_linger: bool,
 }
 
 /// Starts the init in its namespaces. It waits for its instructions.
@@ -77,7 +78,9 @@ pub fn start(plan: &Plan, search_path: &OsStr, with_card: bool) -> Result<Starti
     )
     .map_err(Failure::from)
     .context("start the namespaces machine")?;
-    Ok(Starting { entering, channel: ours, console, card, group })
+    // Root may have mounted a block device, and may want to have it back as soon as we have ended.
+    let mounts_may_linger = plan.foundation == Foundation::UserNamespace;
+    Ok(Starting { entering, channel: ours, console, card, group, mounts_may_linger })
 }
 
 impl Starting {
@@ -96,6 +99,7 @@ impl Starting {
             Machine::of_init(Kind::Namespaces, entered, self.channel, self.console, confinement);
         machine.card = self.card;
         machine.group = self.group;
+        machine.mounts_may_linger = self.mounts_may_linger;
         Ok(machine)
     }
 }

@@ -113,6 +113,8 @@ pub fn start(
         line_buffer: (carrier == Carrier::SerialLine).then_some(LINE_BUFFER),
         pid: Pid::from_raw(started.child.id() as i32),
         ended: None,
+        mounts_may_linger: false,
+        mounts: None,
         group: None,
         run_dir: Some(run_dir),
     })
