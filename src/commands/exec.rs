@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use sekexe_init::protocol::Stream;
 
 use super::face::{self, Face};
-use super::job::{Job, Streams};
+use super::job::Job;
 use super::{Environment, Status};
 use crate::cli::exec::ExecArgs;
 use crate::report;
@@ -48,27 +48,24 @@ fn run_before(face: &mut Option<Face>, args: &ExecArgs, env: &Environment) -> Re
         shell: args.shell.as_deref().map_or(Ok(Shell::Unset), Shell::parse)?,
         timeout: Some(args.timeout),
         result: args.result.clone(),
+        input: match args.script.as_ref().is_some_and(|script| script == "-") {
+            true => Input::Null,
+            false => standard_input(),
+        },
         terminal: None,
         also_writable: face::step_paths(&args.ci.ci, args.machine.rw.is_empty(), env),
     };
     let started = job.prepare(env)?.start(None)?;
-    let input = match args.script.as_ref().is_some_and(|script| script == "-") {
-        true => Input::Null,
-        false => standard_input(),
-    };
     let duplicate = |stream: Stream, fd: BorrowedFd<'_>| match (fd.try_clone_to_owned(), &face) {
         (Ok(fd), Some(face)) => face.watch(stream, fd),
         (Ok(fd), None) => Output::Fd(fd),
         // Closed by our caller: there is nobody who would read.
         (Err(_), _) => Output::Hand(Box::new(|_| {})),
     };
-    let streams = Streams {
-        input,
-        stdout: duplicate(Stream::Stdout, std::io::stdout().as_fd()),
-        stderr: duplicate(Stream::Stderr, std::io::stderr().as_fd()),
-    };
+    let stdout = duplicate(Stream::Stdout, std::io::stdout().as_fd());
+    let stderr = duplicate(Stream::Stderr, std::io::stderr().as_fd());
     face.iter().for_each(|face| face.open(&args.machine, env));
-    let concluded = started.run(streams);
+    let concluded = started.run([stdout, stderr]);
     face.iter().for_each(Face::close);
     concluded?.conclude(env, face.take())
 }

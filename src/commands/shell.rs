@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use sekexe_init::protocol::WindowSize;
 
-use super::job::{Job, Streams};
+use super::job::Job;
 use super::{Environment, Status};
 use crate::cli::exec::ShellArgs;
 use crate::session::{Input, Output};
@@ -23,22 +23,22 @@ pub fn run(args: &ShellArgs, env: &Environment) -> Result<Status> {
         true => ["bash", "-i"],
         false => ["sh", "-i"],
     };
+    let stdin = std::io::stdin().as_fd().try_clone_to_owned().context("take standard input")?;
+    let stdout = std::io::stdout().as_fd().try_clone_to_owned().context("take standard output")?;
     let job = Job {
         machine: &args.machine,
         work: Work::Arguments(shell.map(Into::into).into()),
         shell: Shell::Unset,
         timeout: None,
         result: None,
+        input: Input::Fd(stdin),
         terminal: Some(terminal_size().unwrap_or(WindowSize { rows: 24, columns: 80 })),
         also_writable: Vec::new(),
     };
     let started = job.prepare(env)?.start(Some(terminal_size))?;
-    let stdin = std::io::stdin().as_fd().try_clone_to_owned().context("take standard input")?;
-    let stdout = std::io::stdout().as_fd().try_clone_to_owned().context("take standard output")?;
     // Only now: until here Ctrl-C interrupts a kernel's build.
     let raw = RawTerminal::enter()?;
-    let streams = Streams { input: Input::Fd(stdin), stdout: Output::Fd(stdout), stderr: Output::Capture };
-    let ended = started.run(streams);
+    let ended = started.run([Output::Fd(stdout), Output::Capture]);
     drop(raw);
     ended?.conclude(env, None)
 }

@@ -25,7 +25,7 @@ use sekexe_init::protocol::{
     WindowSize,
 };
 
-use crate::machine::{Ended, Machine};
+use crate::machine::{Ended, Kind, Machine};
 use crate::net::{Network, Record};
 pub use console::Console;
 use deadlines::{Deadlines, Due};
@@ -133,6 +133,8 @@ impl Connection {
     pub fn new(machine: Machine, console: Console, signals: Signals, window_size: Option<SizeOf>) -> Self {
         Self {
             link: Link::new(machine.line_buffer),
+            // Any other channel than a serial line keeps what is written before somebody reads.
+            greeted: machine.kind != Kind::Uml,
             machine,
             console,
             signals,
@@ -143,7 +145,6 @@ impl Connection {
             info: GuestInfo::default(),
             booted: None,
             boot_failure: None,
-            greeted: false,
             ready: false,
             closing: false,
             bye: false,
@@ -170,7 +171,8 @@ impl Connection {
         self.link.send(&ToGuest::Boot(boot.clone()))
     }
 
-    /// Waits until the machine is set up, at most until `deadline`.
+    /// Waits until the machine is set up, at most until `deadline`. What it says of commands is left to
+    /// [`Connection::wait`].
     pub fn wait_until_ready(&mut self, deadline: Instant) -> Result<(), Failure> {
         while !self.ready {
             if let Some(failure) = self.boot_failure.take() {
@@ -180,6 +182,9 @@ impl Connection {
                 return Err(fail("boot deadline", "the guest did not come up in time".into()));
             }
             self.step(Some(deadline)).map_err(|Death(failure)| failure)?;
+            if self.ready {
+                break;
+            }
             let interrupt = |signal: &Signal| *signal != Signal::SIGWINCH;
             if let Some(signal) = self.unhandled.iter().copied().find(interrupt) {
                 let reason = format!("interrupted by {}", signal.as_str());
@@ -214,9 +219,18 @@ impl Connection {
 
     /// Starts a command.
     pub fn spawn(&mut self, command: Command) -> Result<SessionId> {
+        let spawn = Spawn { stdin: command.input.is_some(), ..command.spawn };
+        let session = self.announce(spawn, &command.files)?;
+        self.connect(session, command.input, [command.stdout, command.stderr], command.timeout);
+        Ok(session)
+    }
+
+    /// Tells the machine of a command, which starts as soon as the machine can: it need not wait for
+    /// us to have heard that. Must be connected before anything is waited for but the machine itself.
+    pub fn announce(&mut self, spawn: Spawn, files: &[(Vec<u8>, Vec<u8>)]) -> Result<SessionId> {
         let session = self.next_session;
         self.next_session += 1;
-        for (path, contents) in &command.files {
+        for (path, contents) in files {
             // At least one piece, so that an empty file comes to be.
             let mut rest = contents.as_slice();
             loop {
@@ -229,21 +243,31 @@ impl Connection {
                 }
             }
         }
-        let spawn = Spawn { session, stdin: command.input.is_some(), ..command.spawn };
         self.link
-            .send(&ToGuest::Spawn(spawn))
+            .send(&ToGuest::Spawn(Spawn { session, ..spawn }))
             .context("the arguments and the environment are too long for any program")?;
+        Ok(session)
+    }
+
+    /// Says where the bytes of an announced command come from and go to, standard output first, and how
+    /// long it may take.
+    pub fn connect(
+        &mut self,
+        session: SessionId,
+        input: Input,
+        outputs: [Output; 2],
+        timeout: Option<Duration>,
+    ) {
         let active = Active {
-            source: Source::new(command.input),
-            sinks: [streams::Sink::new(command.stdout), streams::Sink::new(command.stderr)],
+            source: Source::new(input),
+            sinks: outputs.map(streams::Sink::new),
             owed: [0; 2],
             started: None,
-            deadlines: Deadlines::new(command.timeout),
+            deadlines: Deadlines::new(timeout),
             interrupts: 0,
             failure: None,
         };
         self.active.insert(session, active);
-        Ok(session)
     }
 
     /// Starts no more commands: the machine shall write everything back as soon as the last one has
@@ -255,6 +279,10 @@ impl Connection {
 
     /// Waits until the command has ended. Other commands go on meanwhile.
     pub fn wait(&mut self, session: SessionId) -> Result<Finished> {
+        // What has come with the news that the machine is ready.
+        if let Err(Death(failure)) = self.obey() {
+            self.die(&failure);
+        }
         loop {
             if let Some(finished) = self.finished.remove(&session) {
                 return Ok(finished);
@@ -444,7 +472,13 @@ impl Connection {
         let mut link = std::mem::replace(&mut self.link, empty);
         let result = loop {
             match link.next() {
-                Ok(Some(message)) => self.obey_one(message),
+                Ok(Some(message)) => {
+                    let was_ready = self.ready;
+                    self.obey_one(message);
+                    if self.ready && !was_ready {
+                        break Ok(());
+                    }
+                }
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(fail("protocol", error.to_string())),
             }
@@ -462,6 +496,7 @@ impl Connection {
             }
             ToHost::Ready { warnings, uptime_us } => {
                 self.ready = true;
+                self.machine.came_up();
                 self.info.warnings = warnings;
                 self.info.boot_time = Duration::from_micros(uptime_us);
                 self.info.ready_after = self.booted.map_or(Duration::ZERO, |booted| booted.elapsed());

@@ -1,9 +1,9 @@
 //! A command and the machine it wants, from the typed options to the end.
 //!
 //! Whatever is wrong with a request shows before anything of it is done: [`Job::prepare`] resolves
-//! paths, chooses the machine and gets what it needs. [`Prepared::start`] starts it,
-//! [`Started::run`](run::Started::run) runs the command and ends it, [`Concluded::conclude`] tells how
-//! it went.
+//! paths, chooses the machine and gets what it needs. [`Prepared::start`] starts it, and the command
+//! in it; [`Started::run`](run::Started::run) carries the command's bytes until it has ended, and ends
+//! the machine; [`Concluded::conclude`] tells how it went.
 
 mod conclude;
 mod environment;
@@ -24,7 +24,7 @@ use crate::exposure::{self, Exposure, Wish};
 use crate::machine::{Access, hidden};
 use crate::net;
 use crate::plan::{self, Choice, FallBack};
-use crate::session::{Input, Output};
+use crate::session::Input;
 use crate::step::{Shell, Step, Work};
 pub use conclude::Concluded;
 pub use means::with_namespaces;
@@ -43,20 +43,12 @@ pub struct Job<'a> {
     pub timeout: Option<Duration>,
     /// Where the result goes.
     pub result: Option<PathBuf>,
+    /// Its standard input.
+    pub input: Input,
     /// Size of its terminal, if it gets one.
     pub terminal: Option<WindowSize>,
     /// What it may change beside what the options say, if it can.
     pub also_writable: Vec<PathBuf>,
-}
-
-/// Where a command's bytes come from and go to.
-pub struct Streams {
-    /// Its standard input.
-    pub input: Input,
-    /// Its standard output, or its terminal.
-    pub stdout: Output,
-    /// Its standard error.
-    pub stderr: Output,
 }
 
 /// A command whose machine can be started.
@@ -67,6 +59,7 @@ pub struct Prepared<'a> {
     env: &'a Environment,
     timeout: Option<Duration>,
     result: Option<PathBuf>,
+    input: Input,
     terminal: Option<WindowSize>,
     access: Access,
     exposure: Exposure,
@@ -142,6 +135,7 @@ impl<'a> Job<'a> {
             env,
             timeout: self.timeout,
             result: self.result,
+            input: self.input,
             terminal: self.terminal,
             access,
             exposure,

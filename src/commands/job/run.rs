@@ -7,14 +7,15 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow, bail};
 use nix::unistd::{Gid, Uid};
-use sekexe_init::protocol::{self, Boot, ByteBuf, Ground, Outcome, Shadow};
+use sekexe_init::protocol::{self, Boot, ByteBuf, Ground, Outcome, SessionId, Shadow, Spawn};
 
 use super::means::{Guest, Means};
 use super::names::{self, HOSTNAME};
-use super::{Concluded, Prepared, Streams};
+use super::{Concluded, Prepared};
 use crate::cli::network::NetworkKind;
 use crate::commands::{Messages, network};
 use crate::detect::Limits;
+use crate::machine::card::Source;
 use crate::machine::namespaces::{self, layers::Layers};
 use crate::machine::run_dir::RunDir;
 use crate::machine::{Kind, Machine, none, shadows, uml};
@@ -22,61 +23,50 @@ use crate::net::Network;
 use crate::plan::{Isolation, namespaces as plan};
 use crate::report::MachineFacts;
 use crate::session::{
-    Command, Connection, Console, Finished, Signals, SizeOf, hold_signals, is_interruption, release_signals,
+    Connection, Console, Finished, Input, Output, Signals, SizeOf, hold_signals, is_interruption,
+    release_signals,
 };
 use crate::step::SCRIPT_DIR;
 
-/// A machine that has come up, or will.
+/// A machine that has come up, or will, and the command in it.
 struct Up {
     connection: Connection,
+    session: SessionId,
     facts: MachineFacts,
     /// The guest kernel's file.
     kernel: Option<PathBuf>,
-    /// Where its script goes.
-    script_dir: PathBuf,
     warnings: Vec<String>,
 }
 
-/// A command and its machine.
+/// A command on its way in its machine.
 pub struct Started<'a> {
     prepared: Prepared<'a>,
     up: Up,
 }
 
 impl Started<'_> {
-    /// Runs the command, ends the machine.
-    pub fn run(self, streams: Streams) -> Result<Concluded> {
+    /// Carries the command's bytes, its standard output and standard error to `outputs`, until it has
+    /// ended, and ends the machine.
+    pub fn run(self, outputs: [Output; 2]) -> Result<Concluded> {
         let Self { mut prepared, mut up } = self;
-        if matches!(up.connection.machine().kind, Kind::None) {
-            // Whoever the caller is.
-            prepared.step.user = String::new();
-        }
-        let (spawn, files) = prepared.step.tell(&prepared.access.rootfs, &up.script_dir, prepared.terminal);
-        let session = up.connection.spawn(Command {
-            spawn,
-            files,
-            input: streams.input,
-            stdout: streams.stdout,
-            stderr: streams.stderr,
-            timeout: prepared.timeout,
-        })?;
-        up.connection.close()?;
+        let input = std::mem::replace(&mut prepared.input, Input::Null);
+        up.connection.connect(up.session, input, outputs, prepared.timeout);
         let deadline = Instant::now() + prepared.args.boot_timeout;
         let finished = match up.connection.wait_until_ready(deadline) {
             Ok(()) => {
                 if up.connection.machine().kind == Kind::Uml {
                     crate::sys::release_program();
                 }
-                up.connection.wait(session)?
+                up.connection.wait(up.session)?
             }
-            Err(failure) => up.connection.give_up(session, &failure)?,
+            Err(failure) => up.connection.give_up(up.session, &failure)?,
         };
         prepared.conclude_with(up, finished)
     }
 }
 
 impl<'a> Prepared<'a> {
-    /// Starts the machine, or the one that takes its place.
+    /// Starts the machine, or the one that takes its place, and tells it of the command.
     pub fn start(mut self, window_size: Option<SizeOf>) -> Result<Started<'a>> {
         hold_signals()?;
         let means = std::mem::replace(&mut self.means, Means::Spent);
@@ -85,7 +75,8 @@ impl<'a> Prepared<'a> {
             Means::None(run_dir) => self.start_nothing(run_dir, window_size)?,
             Means::Namespaces(plan, layers, machine) => {
                 match self.set_up_namespaces(plan, layers, machine, window_size) {
-                    Ok(up) => up,
+                    // The command may have begun: nothing can take this machine's place any more.
+                    Ok((up, card)) => self.start_network(up, card)?,
                     Err(error) => self.fall_back(error, window_size)?,
                 }
             }
@@ -163,25 +154,27 @@ impl<'a> Prepared<'a> {
             }
             _ => None,
         };
-        let mut connection = self.connect(machine, &boot, guest.log, window_size)?;
+        let (mut connection, session) =
+            self.connect(machine, &boot, SCRIPT_DIR.as_ref(), guest.log, window_size)?;
         network.into_iter().for_each(|network| connection.attach(network));
         Ok(Up {
             connection,
+            session,
             facts: MachineFacts::of_guest(&guest.plan, &self.reason, self.fall_back.as_ref()),
             kernel: Some(guest.kernel.path),
-            script_dir: SCRIPT_DIR.into(),
             warnings,
         })
     }
 
-    /// Namespaces are up when this returns: until then another machine may take their place.
+    /// Namespaces are up when this returns, but for what is behind their network card: until then
+    /// another machine may take their place.
     fn set_up_namespaces(
         &mut self,
         plan: plan::Plan,
         mut layers: Layers,
         mut machine: Machine,
         window_size: Option<SizeOf>,
-    ) -> Result<Up> {
+    ) -> Result<(Up, Option<Source>)> {
         machine.confinement.admit(&self.access);
         let mut warnings = self.check_confinement(&machine)?;
         warnings.extend(layers.notes.iter().cloned());
@@ -206,36 +199,33 @@ impl<'a> Prepared<'a> {
             .as_ref()
             .zip(self.network.as_ref())
             .map(|(source, settings)| network::card(&settings.addresses, source.for_init()));
-        let mut connection = self.connect(machine, &boot, None, window_size)?;
+        let (mut connection, session) =
+            self.connect(machine, &boot, SCRIPT_DIR.as_ref(), None, window_size)?;
         connection.wait_until_ready(Instant::now() + self.args.boot_timeout)?;
-        if let Some(source) = card {
-            // Without one the init has said why.
-            if let (Some(card), Some(settings)) = (source.take()?, self.network.take()) {
-                connection.attach(Network::start(card, settings)?);
-            }
+        let facts = MachineFacts::of_namespaces(&plan, limited, &self.reason);
+        Ok((Up { connection, session, facts, kernel: None, warnings }, card))
+    }
+
+    /// Serves the card of namespaces that are up.
+    fn start_network(&mut self, mut up: Up, card: Option<Source>) -> Result<Up> {
+        // Without one the init has said why.
+        let card = card.map(Source::take).transpose()?.flatten();
+        if let Some((card, settings)) = card.zip(self.network.take()) {
+            up.connection.attach(Network::start(card, settings)?);
         }
-        Ok(Up {
-            connection,
-            facts: MachineFacts::of_namespaces(&plan, limited, &self.reason),
-            kernel: None,
-            script_dir: SCRIPT_DIR.into(),
-            warnings,
-        })
+        Ok(up)
     }
 
     /// The command runs as what the caller is, with what the caller may.
-    fn start_nothing(&self, run_dir: RunDir, window_size: Option<SizeOf>) -> Result<Up> {
+    fn start_nothing(&mut self, run_dir: RunDir, window_size: Option<SizeOf>) -> Result<Up> {
+        // Whoever the caller is.
+        self.step.user = String::new();
         let script_dir = run_dir.path().to_owned();
         let machine = none::start(run_dir)?;
         let warnings = self.check_confinement(&machine)?;
         let boot = self.boot_message(Vec::new(), 0, u32::MAX, Ground::Nothing);
-        Ok(Up {
-            connection: self.connect(machine, &boot, None, window_size)?,
-            facts: MachineFacts::of_nothing(&self.reason),
-            kernel: None,
-            script_dir,
-            warnings,
-        })
+        let (connection, session) = self.connect(machine, &boot, &script_dir, None, window_size)?;
+        Ok(Up { connection, session, facts: MachineFacts::of_nothing(&self.reason), kernel: None, warnings })
     }
 
     /// The probe said yes and the start said no: a guest takes the namespaces' place, once.
@@ -259,16 +249,22 @@ impl<'a> Prepared<'a> {
         self.boot_guest(guest, window_size)
     }
 
+    /// Tells the machine all that it needs to know, the command included: each wait for an answer
+    /// would cost the time of two processes' waking up. Its script goes to `script_dir`.
     fn connect(
         &self,
         machine: Machine,
         boot: &Boot,
+        script_dir: &Path,
         log: Option<File>,
         window_size: Option<SizeOf>,
-    ) -> Result<Connection> {
+    ) -> Result<(Connection, SessionId)> {
         let mut connection = Connection::new(machine, Console::new(log), Signals::block()?, window_size);
         connection.boot(boot)?;
-        Ok(connection)
+        let (spawn, files) = self.step.tell(&self.access.rootfs, script_dir, self.terminal);
+        let session = connection.announce(Spawn { stdin: self.input.is_some(), ..spawn }, &files)?;
+        connection.close()?;
+        Ok((connection, session))
     }
 
     fn check_confinement(&self, machine: &Machine) -> Result<Vec<String>> {
