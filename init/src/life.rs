@@ -105,15 +105,23 @@ fn set_up_guest(boot: &Boot, guest: &Guest, warnings: &mut Vec<String>) -> Resul
 fn set_up_namespaces(boot: &Boot, namespaces: &Namespaces, warnings: &mut Vec<String>) -> Result<Ways> {
     root::namespaces::take_place(boot)?;
     let overlays = root::namespaces::Overlays::of(boot, namespaces);
-    std::thread::scope(|scope| {
-        // The kernel takes a while for a network, too. Without a second thread all of it takes longer.
-        let _ = Builder::new().spawn_scoped(scope, || overlays.make());
-        let entered = network::enter(namespaces);
+    let aside = || {
         overlays.make();
-        entered
+        seccomp::install(boot.deny_io_uring).context("install the filter of system calls")
+    };
+    std::thread::scope(|scope| {
+        // A second user namespace is only for a process of one thread, which this one would not be
+        // until some time after the other thread's end.
+        let one_thread = namespaces.seal == Seal::UserNamespace;
+        let thread = (!one_thread).then(|| Builder::new().spawn_scoped(scope, aside));
+        network::enter(namespaces)?;
+        root::namespaces::assemble(boot, namespaces, &overlays, warnings)?;
+        devices::namespaces::mount_below(Path::new(root::ROOT), namespaces)?;
+        match thread {
+            Some(Ok(thread)) => thread.join().unwrap_or_else(|_| bail!("a thread of the set-up panicked")),
+            _ => aside(),
+        }
     })?;
-    root::namespaces::assemble(boot, namespaces, &overlays, warnings)?;
-    devices::namespaces::mount_below(Path::new(root::ROOT), namespaces)?;
     root::enter()?;
     let counted = match control_groups::show(namespaces.own_group) {
         Ok(()) => namespaces.own_group,
@@ -131,7 +139,6 @@ fn set_up_namespaces(boot: &Boot, namespaces: &Namespaces, warnings: &mut Vec<St
         }
     }
     network::set_up(boot, !namespaces.host_network, warnings)?;
-    seccomp::install(boot.deny_io_uring).context("install the filter of system calls")?;
     Ok(Ways {
         counters: if counted { Counters::Group } else { Counters::None },
         own_groups: false,

@@ -10,8 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::protocol::{Boot, Layer, LayerKind, Namespaces, Shadow, ShadowKind, Share};
 use anyhow::{Context, Result, bail};
@@ -42,10 +41,10 @@ pub fn take_place(boot: &Boot) -> Result<()> {
 }
 
 /// The overlays of a root, on their way to being made. That takes longer than anything else of the
-/// set-up, and does not depend on anything else: several threads may [`make`](Self::make) them.
+/// set-up, and does not depend on anything else: one thread may [`make`](Self::make) them while
+/// another already [puts the root together](assemble).
 pub struct Overlays<'a> {
     wanted: Vec<Wanted<'a>>,
-    next: AtomicUsize,
     rootfs: PathBuf,
     shadows: &'a [Shadow],
     xattrs: Xattrs,
@@ -53,11 +52,19 @@ pub struct Overlays<'a> {
     every_owner: bool,
 }
 
-/// One of them: its layer, its mode, and what became of it.
+/// One of them: its layer, its mode, and what has become of it.
 struct Wanted<'a> {
     layer: &'a Layer,
     mode: u32,
-    made: Mutex<Option<Result<Made>>>,
+    state: Mutex<State>,
+    made: Condvar,
+}
+
+enum State {
+    Untouched,
+    BeingMade,
+    Made(Result<Made>),
+    Taken,
 }
 
 /// An overlay that is mounted nowhere yet.
@@ -70,12 +77,14 @@ impl<'a> Overlays<'a> {
     /// Nothing is made by this.
     pub fn of(boot: &'a Boot, namespaces: &'a Namespaces) -> Self {
         let wanted = |layer: &'a Layer| match layer.kind {
-            LayerKind::Overlay { mode } => Some(Wanted { layer, mode, made: Mutex::new(None) }),
+            LayerKind::Overlay { mode } => {
+                let state = Mutex::new(State::Untouched);
+                Some(Wanted { layer, mode, state, made: Condvar::new() })
+            }
             _ => None,
         };
         Self {
             wanted: namespaces.layers.iter().filter_map(wanted).collect(),
-            next: AtomicUsize::new(0),
             rootfs: Path::new(HOST).join(inside(&boot.rootfs)),
             shadows: &boot.shadows,
             xattrs: if namespaces.in_user_namespace { Xattrs::User } else { Xattrs::Trusted },
@@ -84,16 +93,23 @@ impl<'a> Overlays<'a> {
         }
     }
 
-    /// Makes those that nobody else makes, until none is left.
+    /// Makes those that nobody else makes.
     pub fn make(&self) {
-        loop {
-            let number = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some(wanted) = self.wanted.get(number) else { return };
-            let made = self.make_one(number, path(&wanted.layer.path), wanted.mode);
-            if let Ok(mut slot) = wanted.made.lock() {
-                *slot = Some(made);
-            }
+        for number in 0..self.wanted.len() {
+            self.make_untouched(number);
         }
+    }
+
+    /// Makes this one unless somebody has begun to. Says whether it was for us to make.
+    fn make_untouched(&self, number: usize) -> bool {
+        let wanted = &self.wanted[number];
+        let untouched = wanted.lock().claim();
+        if untouched {
+            let made = self.make_one(number, path(&wanted.layer.path), wanted.mode);
+            *wanted.lock() = State::Made(made);
+            wanted.made.notify_all();
+        }
+        untouched
     }
 
     fn make_one(&self, number: usize, at: &Path, mode: u32) -> Result<Made> {
@@ -126,16 +142,44 @@ impl<'a> Overlays<'a> {
         Ok(Made { mount: make(&lower)?, warnings })
     }
 
-    /// The overlay of this layer, once.
+    /// The overlay of this layer, once, as soon as it is made.
     fn take(&self, layer: &Layer) -> Result<Made> {
-        let found = self.wanted.iter().find(|wanted| std::ptr::eq(wanted.layer, layer));
-        let made = found.and_then(|wanted| wanted.made.lock().ok()?.take());
-        made.context("nobody has made it")?
+        let found = self.wanted.iter().position(|wanted| std::ptr::eq(wanted.layer, layer));
+        let number = found.context("it is no overlay")?;
+        self.make_untouched(number);
+        let wanted = &self.wanted[number];
+        let being_made = |state: &mut State| matches!(state, State::BeingMade);
+        // To make another one takes as long as to fall asleep and wake up.
+        let mut others = number + 1..self.wanted.len();
+        while being_made(&mut wanted.lock()) && others.any(|other| self.make_untouched(other)) {}
+        let state = wanted.lock();
+        let mut state = wanted.made.wait_while(state, being_made).unwrap_or_else(PoisonError::into_inner);
+        match std::mem::replace(&mut *state, State::Taken) {
+            State::Made(made) => made,
+            _ => bail!("it is in its place already"),
+        }
     }
 
     /// Whether a path lies in one of them.
     fn cover(&self, at: &Path) -> bool {
         self.wanted.iter().any(|wanted| at.starts_with(path(&wanted.layer.path)))
+    }
+}
+
+impl State {
+    /// Whether it is for the caller to make it.
+    fn claim(&mut self) -> bool {
+        let untouched = matches!(self, Self::Untouched);
+        if untouched {
+            *self = Self::BeingMade;
+        }
+        untouched
+    }
+}
+
+impl Wanted<'_> {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -135,14 +135,17 @@ pub fn limit_capabilities(kept: &[u64]) -> nix::Result<()> {
     Ok(())
 }
 
-/// Installs a seccomp filter on this process and all that it starts from now on.
+/// Installs a seccomp filter on every thread of this process and all that it starts from now on.
 pub fn install_filter(filter: &[libc::sock_filter]) -> nix::Result<()> {
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+    let (mode, flags) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_TSYNC);
     // SAFETY: the program is as long as said, and the kernel only reads it.
-    let done = unsafe {
-        libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, ptr::from_ref(&program), 0, 0)
-    };
-    Errno::result(done).map(drop)
+    let done = unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, ptr::from_ref(&program)) };
+    match Errno::result(done)? {
+        0 => Ok(()),
+        // The thread that has a filter of its own.
+        _ => Err(Errno::EBUSY),
+    }
 }
 
 /// Starts a process that does this work, ends with 0 if it succeeded, and with 1 otherwise.
