@@ -7,6 +7,9 @@ use std::fs;
 
 use nix::libc::pid_t;
 
+/// `PF_EXITING` of `linux/sched.h`, which stays set to the end.
+const EXITING: u32 = 4;
+
 /// Everything that belongs to the command whose first process is `leader`, that one included.
 pub fn of_command(leader: pid_t) -> Vec<pid_t> {
     let all = all();
@@ -29,10 +32,11 @@ pub fn descendants() -> Vec<pid_t> {
     of_command(own).into_iter().filter(|pid| *pid != own).collect()
 }
 
-/// The names of [`descendants`] that have not ended, at most so many.
+/// The names of [`descendants`] that have not begun to end, at most so many. One that has may have
+/// closed its files already, which is all that others wait for.
 pub fn names_of_descendants(most: usize) -> Vec<String> {
     let own = descendants();
-    let living = all().into_iter().filter(|process| !process.has_ended && own.contains(&process.pid));
+    let living = all().into_iter().filter(|process| !process.is_ending && own.contains(&process.pid));
     living.map(|process| process.name).take(most).collect()
 }
 
@@ -41,7 +45,7 @@ struct Process {
     parent: pid_t,
     session: pid_t,
     name: String,
-    has_ended: bool,
+    is_ending: bool,
 }
 
 fn all() -> Vec<Process> {
@@ -56,12 +60,13 @@ fn describe(pid: pid_t) -> Option<Process> {
     let end = text.iter().rposition(|byte| *byte == b')')?;
     let rest = String::from_utf8_lossy(text.get(end + 2..)?).into_owned();
     let fields: Vec<&str> = rest.split(' ').collect();
+    let flags: u32 = fields.get(6)?.parse().ok()?;
     Some(Process {
         pid,
         parent: fields.get(1)?.parse().ok()?,
         session: fields.get(3)?.parse().ok()?,
         name: String::from_utf8_lossy(text.get(begin..end)?).into_owned(),
-        has_ended: matches!(fields.first(), Some(&"Z" | &"X")),
+        is_ending: flags & EXITING != 0,
     })
 }
 
