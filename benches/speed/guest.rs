@@ -16,6 +16,9 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_sekexe-ci");
 
 /// Our program, its working directory and its cache.
 pub struct Sekexe {
+    /// A copy, as an installed program is one: the kernel holds what the linker has written in small
+    /// pieces, so that to start it takes a millisecond longer.
+    program: PathBuf,
     work: PathBuf,
     /// Set if a kernel was named: a cache that holds nothing else, since a kernel outside the cache
     /// is examined at each start, and one in it is not.
@@ -27,11 +30,13 @@ impl Sekexe {
     pub fn new(kernel: Option<&Path>, place: &Path) -> Result<Self> {
         let work = place.join("work");
         fs::create_dir_all(&work)?;
+        let program = place.join("sekexe-ci");
+        fs::copy(PROGRAM, &program)?;
         let cache = place.join("cache");
         if let Some(kernel) = kernel {
             enter_into_cache(kernel, &cache)?;
         }
-        Ok(Self { work, cache: kernel.map(|_| cache) })
+        Ok(Self { program, work, cache: kernel.map(|_| cache) })
     }
 
     /// The guests' working directory, which they may change.
@@ -53,7 +58,7 @@ impl Sekexe {
 
     /// One of our commands, to which arguments may be added.
     pub fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(&self.program);
         command.arg(name).current_dir(&self.work).stdin(Stdio::null());
         command.envs(self.cache.as_ref().map(|cache| ("XDG_CACHE_HOME", cache)));
         command
