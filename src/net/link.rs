@@ -22,8 +22,9 @@ const LONGEST: usize = 65_535 + ETHERNET_HEADER + OFFLOAD_HEADER;
 const OFFLOAD_HEADER: usize = 10;
 /// Frames that may wait for the guest before producers that can wait shall.
 const FULL: usize = 64;
-/// Bytes after which a batch goes: as long as they are in the processor's cache.
-const HEAVY: usize = 128 << 10;
+/// Bytes after which a batch goes: as long as they are in the processor's cache, and enough that whoever
+/// is woken by the first frame does not go to sleep before the last one.
+const HEAVY: usize = 512 << 10;
 /// Frames that may wait at all.
 const OVERFULL: usize = 256;
 /// Buffers that are kept for the next frames.

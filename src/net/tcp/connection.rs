@@ -16,9 +16,11 @@ use crate::net::core::Core;
 use crate::net::log::{Fate, Protocol};
 
 /// Bytes read from the host's socket before they go on to the guest.
-const PIECE: usize = 128 << 10;
+const PIECE: usize = 512 << 10;
+/// Bytes after which a connection was not a short one.
+const MUCH: u64 = 128 << 10;
 /// Rounds in one turn before others get theirs.
-const TURN: usize = 16;
+const TURN: usize = 4;
 
 /// The two ends of a connection as the guest sees them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -247,8 +249,8 @@ impl Connection {
     }
 
     /// Ends the host's side as the guest's side ended, writes the log, and leaves the guest's end to
-    /// the next one.
-    pub fn end(mut self, core: &mut Core) -> GuestEnd {
+    /// the next one, unless it has filled so much memory that it had better give that back.
+    pub fn end(mut self, core: &mut Core) -> Option<GuestEnd> {
         let in_order = self.host_finished && self.guest_finished;
         if self.guest.socket().state() != State::TimeWait && !in_order {
             // Closing it then sends a reset.
@@ -261,6 +263,6 @@ impl Connection {
             _ => Fate::Carried,
         };
         core.log.add(self.protocol, remote, core.names.of(remote.ip()), fate, (self.sent, self.received));
-        self.guest
+        (self.sent.max(self.received) < MUCH).then_some(self.guest)
     }
 }

@@ -14,10 +14,15 @@ use super::connection::Flow;
 use super::device::Turn;
 use crate::net::core::Core;
 
-/// Bytes of each of a connection's two buffers. Only what is used of them takes memory.
-pub const BUFFER: usize = 512 << 10;
-/// The same where there are many connections.
+/// Bytes of each of a connection's two buffers, where there are few connections. Only what is used of
+/// them takes memory; with 2 MB, the kernel could take a huge page for the first byte.
+const BUFFER: usize = (2 << 20) - (64 << 10);
+/// The same where there are more connections than [`FEW`].
+const MEDIUM_BUFFER: usize = 512 << 10;
+/// The same where there are [`MANY`].
 pub const SMALL_BUFFER: usize = 128 << 10;
+/// How many are few.
+const FEW: usize = 32;
 /// How many are many.
 const MANY: usize = 256;
 /// How many are kept for the next connections.
@@ -41,7 +46,11 @@ pub struct Spare(Vec<GuestEnd>);
 impl Spare {
     /// One for a connection beside so many others.
     pub fn take(&mut self, core: &mut Core, flow: Flow, connections: usize) -> GuestEnd {
-        let buffer = if connections < MANY { BUFFER } else { SMALL_BUFFER };
+        let buffer = match connections {
+            ..FEW => BUFFER,
+            FEW..MANY => MEDIUM_BUFFER,
+            MANY.. => SMALL_BUFFER,
+        };
         let kept = if buffer == BUFFER { self.0.pop() } else { None };
         let mut end = kept.unwrap_or_else(|| GuestEnd::new(core, buffer));
         end.begin(core, flow);

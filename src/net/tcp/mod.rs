@@ -262,7 +262,7 @@ impl Tcp {
                     if let Some(connection) = self.connections.remove(&id) {
                         self.by_flow.remove(&connection.flow);
                         connection.scheduled.map(|at| self.timers.remove(&(at, id)));
-                        self.spare.keep(connection.end(core));
+                        connection.end(core).into_iter().for_each(|end| self.spare.keep(end));
                     }
                 }
             }
