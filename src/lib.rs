@@ -36,6 +36,8 @@
 //! 5. A script's bytes are never rewritten and never share a stream with kernel or init messages.
 //! 6. Nothing of the user's crosses on the guest kernel's command line.
 //! 7. A missing or unreadable outcome is our failure, never success.
+//! 8. A machine that has come up is never replaced by another: its command, of which it was told
+//!    beforehand, may have begun.
 
 pub mod ci;
 #[expect(missing_docs, reason = "the doc comments here are help texts")]

@@ -123,8 +123,8 @@ pub enum ToGuest<'a> {
 /// From guest to host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToHost<'a> {
-    /// The init runs. The guest speaks first, so that a carrier that loses bytes sent before the
-    /// guest opened it is still usable.
+    /// The init runs. Over a carrier that loses bytes sent before the guest opened it, the guest
+    /// speaks first; over any other the host need not wait for it.
     Hello {
         /// `uname -r` in the guest.
         release: String,
@@ -135,7 +135,7 @@ pub enum ToHost<'a> {
         /// Bytes since the last such message.
         bytes: u32,
     },
-    /// The machine is set up; commands may be spawned.
+    /// The machine is set up. Commands that were spawned before start now.
     Ready {
         /// What had to be left out, in words.
         warnings: Vec<String>,
