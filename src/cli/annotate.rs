@@ -23,7 +23,8 @@ pub struct AnnotateArgs {
     #[command(flatten)]
     pub find: FindArgs,
     /// How a command ended, as exec --result has written it; else errors mean that it failed. Several
-    /// give a timeline, in which each has its file's name
+    /// give a timeline, in which each has its file's name. Without --check and --comment it goes where
+    /// the CI shows a step's summary
     #[arg(long, value_name = "FILE", help_heading = "Annotations")]
     pub result: Vec<PathBuf>,
     /// In whose words to say it, where neither --check nor --comment is wanted

@@ -24,6 +24,8 @@ use crate::machine::hidden;
 
 /// GitHub's own API.
 const API: &str = "https://api.github.com";
+/// What stands above a summary that nobody has named.
+const TITLE: &str = "sekexe-ci";
 /// How long a command took.
 const TIME: &str = "time of the command";
 /// Annotations of a check run. GitHub would take more, fifty at a time; nobody reads them.
@@ -51,8 +53,13 @@ pub fn run(args: &AnnotateArgs, env: &Environment) -> Result<Status> {
     let (all, more) = find(args, &places, shown.is_some_and(Provider::is_plain), messages)?;
 
     if let Some(provider) = shown {
-        for annotation in &selection::select(&all, more, provider.limits()).shown {
+        let found = selection::select(&all, more, provider.limits());
+        for annotation in &found.shown {
             face::say(provider.stream(), &provider.annotation(annotation, env.color));
+        }
+        let page = provider.summary_variable().and_then(&lookup).filter(|path| !path.is_empty());
+        if let (Some(page), Some(_)) = (page, &ended) {
+            face::append(Path::new(&page), &markdown(TITLE, &found, ended.as_ref()))?;
         }
     }
     if let Some(target) = &target {
@@ -228,23 +235,18 @@ impl Target {
         let warn = |text: &str| messages.warning(text);
         let github = GitHub::new(&Access { api_url, token, repository }, &warn)?;
         let page = project.page.as_deref();
-        let title = title(found, ended);
-        let only = vec![("outcome".to_owned(), Some(title.clone()))];
-        let facts = ended.map_or(only, |ended| ended.facts.clone());
-        let facts: Vec<_> = facts.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
-        let timeline = ended.map(|ended| summary::timeline(&ended.spans)).unwrap_or_default();
         let failed = ended.map_or(found.totals[Level::Error as usize] > 0, |ended| ended.failed);
         if let (Some(name), Some(sha)) = (args.check.as_deref(), project.commit.as_deref()) {
             // Annotations with a place stand beside the code.
             let unplaced: Vec<_> = found.shown.iter().filter(|one| one.place.is_none()).cloned().collect();
             let unplaced = Selection { shown: unplaced, totals: found.totals };
-            let summary = summary::markdown(name, &facts, &unplaced) + &timeline;
+            let summary = markdown(name, &unplaced, ended);
             let url = github.check(&Check {
                 name,
                 sha,
                 job: page.unwrap_or_default(),
                 page,
-                title: &title,
+                title: &title(found, ended),
                 summary: &summary,
                 failed,
                 annotations: &found.shown,
@@ -255,8 +257,7 @@ impl Target {
             (None, _) => {}
             (Some(_), None) => messages.note("no comment: this job is not one of a pull request"),
             (Some(name), Some(pull_request)) => {
-                let mut text = summary::markdown(args.check.as_deref().unwrap_or(name), &facts, found);
-                text.push_str(&timeline);
+                let mut text = markdown(args.check.as_deref().unwrap_or(name), found, ended);
                 if let Some(page) = page {
                     text.push_str(&format!("\n[The job]({page})\n"));
                 }
@@ -266,6 +267,15 @@ impl Target {
         }
         Ok(())
     }
+}
+
+/// What is known of how it ended, what was found, and when which command ran where they were several.
+fn markdown(name: &str, found: &Selection, ended: Option<&Ended>) -> String {
+    let only = vec![("outcome".to_owned(), Some(title(found, ended)))];
+    let facts = ended.map_or(only, |ended| ended.facts.clone());
+    let facts: Vec<_> = facts.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+    let timeline = ended.map(|ended| summary::timeline(&ended.spans)).unwrap_or_default();
+    summary::markdown(name, &facts, found) + &timeline
 }
 
 /// How it ended and how much was found, in a few words.

@@ -293,7 +293,8 @@ fn run(post: &provider::Post) -> Result<()> {
     written.with_context(|| format!("write to {program}"))
 }
 
-fn append(path: &Path, text: &str) -> Result<()> {
+/// Adds to a file by which a step speaks to its CI.
+pub fn append(path: &Path, text: &str) -> Result<()> {
     let file = OpenOptions::new().create(true).append(true).open(path);
     file.and_then(|mut file| file.write_all(text.as_bytes()))
         .with_context(|| format!("add to {}", path.display()))

@@ -223,6 +223,7 @@ fn a_report_and_a_result_say_what_happened() {
 #[test]
 fn several_results_make_a_timeline() {
     let (place, server) = (repository(), Server::start());
+    place.write("work/summary.md", "before\n");
     for (name, status, began) in [("build", 0, 1_700_000_000_000_u64), ("test", 1, 1_700_000_002_000)] {
         let text = format!(
             r#"{{"exit_status": {status}, "outcome": {{"kind": "exited"}}, "machine": {{"kind": "uml"}},
@@ -236,8 +237,14 @@ fn several_results_make_a_timeline() {
     let run = &state.runs[0];
     let (title, conclusion) = (&run["output"]["title"], &run["conclusion"]);
     assert_eq!((title, conclusion), (&"1 of 2 commands failed".into(), &"failure".into()));
-    for text in [&run["output"]["summary"], &state.comments[0]["body"]] {
-        let text = text.as_str().unwrap();
+    let page = place.path("work/summary.md");
+    let step = [("GITHUB_ACTIONS", "true"), ("GITHUB_STEP_SUMMARY", page.to_str().unwrap())];
+    let mut in_a_step = place.sekexe(["annotate", "--result", "build.json", "--result", "test.json"]);
+    Ran::from(in_a_step.envs(step).output().unwrap()).ended_with(0);
+    let page = fs::read_to_string(page).unwrap();
+    assert!(page.starts_with("before\n### sekexe-ci\n"), "{page}");
+    let told = [&run["output"]["summary"], &state.comments[0]["body"]].map(|text| text.as_str().unwrap());
+    for text in told.into_iter().chain([page.as_str()]) {
         assert!(text.contains("| build | exited, status 0, 0.9 s |"), "{text}");
         assert!(text.contains("```mermaid\ngantt\n"), "{text}");
         assert!(text.contains("  test :crit, 1700000002000, 1700000003500\n"), "{text}");
