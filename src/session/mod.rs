@@ -5,6 +5,7 @@
 //! machine, each command ends with an [`Outcome`]: if the guest cannot tell, the outcome says that
 //! the machine died, and why.
 
+mod active;
 mod console;
 mod deadlines;
 mod link;
@@ -21,18 +22,17 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use sekexe_init::protocol::{
-    Boot, CREDIT_STEP, Failure, MAX_DATA, Outcome, SessionId, Spawn, Stream, ToGuest, ToHost, Usage,
-    WindowSize,
+    Boot, Failure, MAX_DATA, Outcome, SessionId, Spawn, ToGuest, ToHost, Usage, WindowSize,
 };
 
 use crate::machine::{Ended, Kind, Machine};
 use crate::net::{Network, Record};
+use active::Active;
 pub use console::Console;
-use deadlines::{Deadlines, Due};
+use deadlines::Due;
 use link::Link;
 pub use signals::{Signals, hold_signals, release_signals};
 pub use streams::{Input, Output};
-use streams::{Source, Written};
 
 /// How long the guest has to write everything back.
 const WRITE_BACK_GRACE: Duration = Duration::from_secs(60);
@@ -92,19 +92,6 @@ pub type SizeOf = fn() -> Option<WindowSize>;
 /// Why waiting ended although no command did.
 #[derive(Debug)]
 struct Death(Failure);
-
-/// A running command, as the host sees it.
-struct Active {
-    source: Source,
-    /// Standard output and standard error.
-    sinks: [streams::Sink; 2],
-    /// Bytes of each that the guest has not been told to be gone.
-    owed: [u32; 2],
-    started: Option<Instant>,
-    deadlines: Deadlines,
-    interrupts: u32,
-    failure: Option<String>,
-}
 
 /// The conversation with one machine.
 pub struct Connection {
@@ -258,16 +245,7 @@ impl Connection {
         outputs: [Output; 2],
         timeout: Option<Duration>,
     ) {
-        let active = Active {
-            source: Source::new(input),
-            sinks: outputs.map(streams::Sink::new),
-            owed: [0; 2],
-            started: None,
-            deadlines: Deadlines::new(timeout),
-            interrupts: 0,
-            failure: None,
-        };
-        self.active.insert(session, active);
+        self.active.insert(session, Active::new(input, outputs, timeout));
     }
 
     /// Starts no more commands: the machine shall write everything back as soon as the last one has
@@ -333,14 +311,9 @@ impl Connection {
 
     /// The machine is gone, and every command with it.
     fn die(&mut self, failure: &Failure) {
-        for (session, mut active) in std::mem::take(&mut self.active) {
-            active.drain();
-            let outcome = if active.deadlines.timed_out() {
-                Outcome::TimedOut
-            } else {
-                Outcome::MachineDied(failure.clone())
-            };
-            self.finished.insert(session, active.finish(outcome, Usage::default()));
+        for (session, active) in std::mem::take(&mut self.active) {
+            let outcome = Outcome::MachineDied(failure.clone());
+            self.finished.insert(session, active.end(outcome, Usage::default()));
         }
     }
 
@@ -374,18 +347,11 @@ impl Connection {
             }
             return Ok(());
         }
-        let mut orders = Vec::new();
-        for (&session, active) in &mut self.active {
-            active.interrupts += u32::from(signal == Signal::SIGINT);
-            if active.interrupts >= 2 {
-                active.deadlines.was_killed(Instant::now());
-                orders.push((session, Signal::SIGKILL, true));
-            } else {
-                orders.push((session, signal, false));
-            }
-        }
-        for (session, signal, everything) in orders {
-            self.signal(session, signal, everything)?;
+        let now = Instant::now();
+        let order =
+            |(session, active): (&SessionId, &mut Active)| (*session, active.must_die_of(signal, now));
+        for (session, dies) in self.active.iter_mut().map(order).collect::<Vec<_>>() {
+            self.signal(session, if dies { Signal::SIGKILL } else { signal }, dies)?;
         }
         Ok(())
     }
@@ -505,9 +471,7 @@ impl Connection {
             ToHost::BootFailed(failure) => self.boot_failure = Some(failure),
             ToHost::Started { session } => {
                 if let Some(active) = self.active.get_mut(&session) {
-                    let now = Instant::now();
-                    active.started = Some(now);
-                    active.deadlines.start(now);
+                    active.start(Instant::now());
                 }
             }
             ToHost::Output { session, stream, data } => {
@@ -526,11 +490,8 @@ impl Connection {
                 }
             }
             ToHost::Ended { session, outcome, usage } => {
-                if let Some(mut active) = self.active.remove(&session) {
-                    // What it wrote before it ended reaches its destination first.
-                    active.drain();
-                    let outcome = if active.deadlines.timed_out() { Outcome::TimedOut } else { outcome };
-                    self.finished.insert(session, active.finish(outcome, usage));
+                if let Some(active) = self.active.remove(&session) {
+                    self.finished.insert(session, active.end(outcome, usage));
                 }
             }
             ToHost::Bye { left_behind } => {
@@ -545,21 +506,7 @@ impl Connection {
         let Self { active, link, .. } = self;
         let wrong = |error: anyhow::Error| Death(fail("protocol", format!("{error:#}")));
         for (&session, active) in active.iter_mut() {
-            active.source.feed(session, link).map_err(wrong)?;
-            for stream in [Stream::Stdout, Stream::Stderr] {
-                match active.sinks[stream as usize].flush() {
-                    Written::Bytes(bytes) => {
-                        let owed = &mut active.owed[stream as usize];
-                        *owed += bytes;
-                        if *owed >= CREDIT_STEP {
-                            let bytes = std::mem::take(owed);
-                            link.send(&ToGuest::Credit { session, stream, bytes }).map_err(wrong)?;
-                        }
-                    }
-                    Written::Closed => link.send(&ToGuest::CloseOutput { session, stream }).map_err(wrong)?,
-                    Written::Failed(why) => active.failure = Some(why),
-                }
-            }
+            active.move_bytes(session, link).map_err(wrong)?;
         }
         Ok(())
     }
@@ -596,27 +543,6 @@ struct Ready {
     console: bool,
     signals: bool,
     network: bool,
-}
-
-impl Active {
-    /// Writes out what has been received, however long its readers take.
-    fn drain(&mut self) {
-        for sink in &mut self.sinks {
-            if let Some(why) = sink.flush_all() {
-                self.failure = Some(why);
-            }
-        }
-    }
-
-    fn finish(self, outcome: Outcome, usage: Usage) -> Finished {
-        let outcome = match self.failure {
-            Some(why) => Outcome::MachineDied(fail("output", why)),
-            None => outcome,
-        };
-        let captured = self.sinks.map(streams::Sink::into_captured);
-        let duration = self.started.map_or(Duration::ZERO, |started| started.elapsed());
-        Finished { outcome, usage, duration, captured }
-    }
 }
 
 fn fail(stage: &str, reason: String) -> Failure {
