@@ -67,8 +67,13 @@ impl Sekexe {
     /// Runs a command in a guest; `complete` adds it to an `exec`. Gives how many seconds the command
     /// itself took, without the guest's start, and what it wrote.
     pub fn timed(&self, complete: impl FnOnce(&mut Command)) -> Result<(f64, Output)> {
+        self.timed_in("uml", complete)
+    }
+
+    /// The same in this kind of machine.
+    pub fn timed_in(&self, isolation: &str, complete: impl FnOnce(&mut Command)) -> Result<(f64, Output)> {
         let result = self.work.join("result.json");
-        let mut command = self.exec();
+        let mut command = self.exec_in(isolation);
         command.arg("--result").arg(&result);
         complete(&mut command);
         let output = run(&mut command)?;

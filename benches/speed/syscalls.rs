@@ -26,10 +26,17 @@ const MEASURES: [Measure; 5] = [
 const NATIVE: &[(&str, Option<Bar>)] = &[("native", Some(Bar::TimesPeer(1.05)))];
 
 /// The same in namespaces, where the kernel is the host's: its name there, and the measure.
-const IN_NAMESPACES: [(&str, Measure); 2] = [
-    ("getppid", Measure { what: "getppid, namespaces", unit: "µs", bar: None, peers: NATIVE }),
-    ("page fault", Measure { what: "page fault, namespaces", unit: "µs", bar: None, peers: NATIVE }),
+const IN_NAMESPACES: [(&str, Measure); 5] = [
+    ("getppid", beside_native("getppid, namespaces")),
+    ("pipe write+read", beside_native("pipe write+read, namespaces")),
+    ("page fault", beside_native("page fault, namespaces")),
+    ("fork+exit+wait", beside_native("fork+exit+wait, namespaces")),
+    ("fork+exec of true", beside_native("fork+exec of true, namespaces")),
 ];
+
+const fn beside_native(what: &'static str) -> Measure {
+    Measure { what, unit: "µs", bar: None, peers: NATIVE }
+}
 
 /// Measures them.
 pub fn run(bench: &Bench<'_>) -> Result<Vec<Line>> {
