@@ -166,6 +166,11 @@ impl Connection {
                 return Err(failure);
             }
             if Instant::now() >= deadline {
+                let _ = self.machine.end();
+                // It may have come up at this very moment, and its command have begun.
+                if self.link.read(&self.machine.channel).is_ok() && self.obey().is_ok() && self.ready {
+                    break;
+                }
                 return Err(fail("boot deadline", "the guest did not come up in time".into()));
             }
             self.step(Some(deadline)).map_err(|Death(failure)| failure)?;
