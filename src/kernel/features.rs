@@ -18,6 +18,8 @@ pub struct Features {
     pub hostfd: bool,
     /// `vecN:transport=fd`: Ethernet frames over an inherited descriptor.
     pub vector: bool,
+    /// `virtio_uml.device=fd:N:1`: Ethernet frames in the guest's memory, whose size is sealed.
+    pub virtio_net: bool,
     /// Serial lines (`ssl0=fd:N`), the channel of kernels without hostfd.
     pub ssl: bool,
     /// The overlay file system is built in.
@@ -39,6 +41,12 @@ pub struct Features {
 }
 
 impl Features {
+    /// Whether a guest can have a network card.
+    #[must_use]
+    pub fn has_card(&self) -> bool {
+        self.vector || self.virtio_net
+    }
+
     /// Reads them from the output of `--help` and of `--showconfig`.
     #[must_use]
     pub fn parse(help: &str, config: &str) -> Self {
@@ -59,6 +67,8 @@ impl Features {
             smp: option("ncpus="),
             hostfd: option("hostfd") || built_in("UML_HOSTFD"),
             vector: built_in("UML_NET_VECTOR"),
+            // A patch of ours lets it inherit its socket, and comes with the one that seals the memory.
+            virtio_net: built_in("VIRTIO_NET") && help.contains("fd:<number> for one that is inherited"),
             ssl: built_in("SSL"),
             overlay: built_in("OVERLAY_FS"),
             hostfs: built_in("HOSTFS"),

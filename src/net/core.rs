@@ -126,7 +126,7 @@ impl Core {
     /// Whether the stack is woken when the guest takes frames again. Always on, a card that is a
     /// socket would wake us for each frame that the guest has taken.
     pub fn mind_room(&mut self, mind: bool) -> nix::Result<()> {
-        if self.minds_room == mind {
+        if self.minds_room == mind || self.out.tells_of_room() {
             return Ok(());
         }
         self.minds_room = mind;

@@ -1,12 +1,13 @@
 //! The frame descriptor: batches in, a bounded queue out.
 //!
 //! Three kinds of descriptor carry Ethernet frames, one message each: a socket of packets whose
-//! other end is a guest kernel, a TAP device, and a packet socket on one end of a veth pair. The
-//! last two can put a small header before each frame (`struct virtio_net_hdr`) that leaves
-//! checksums to whoever needs them, which on one machine is nobody.
+//! other end is a guest kernel, a TAP device, and a packet socket on one end of a veth pair. Over a
+//! fourth, a guest kernel announces a card in its memory. All but the first can put a small header
+//! before each frame (`struct virtio_net_hdr`) that leaves checksums to whoever needs them, which on
+//! one machine is nobody.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::libc;
@@ -14,10 +15,11 @@ use nix::libc;
 use super::addresses::{GUEST_MAC, HOST_MAC};
 use super::checksum::Sum;
 use super::frame::{ETHERNET_HEADER, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Mac, TCP};
+use super::virtio::{self, Virtio};
 use crate::sys::net::{BATCH, leave_to_collector, receive_each, send_each};
 
 /// The longest frame: an Ethernet header and the longest IP packet, with a header of either kind.
-const LONGEST: usize = 65_535 + ETHERNET_HEADER + OFFLOAD_HEADER;
+const LONGEST: usize = 65_535 + ETHERNET_HEADER + virtio::HEADER;
 /// Bytes of `struct virtio_net_hdr`.
 const OFFLOAD_HEADER: usize = 10;
 /// Frames that may wait for the guest before producers that can wait shall.
@@ -33,7 +35,7 @@ const SPARE: usize = 2 * FULL;
 /// What carries frames to and from the guest.
 #[derive(Debug)]
 pub struct Card {
-    /// One frame in each message, non-blocking.
+    /// One frame in each message, non-blocking, or the socket on which a card is announced.
     pub fd: OwnedFd,
     /// How it is read and written.
     pub kind: CardKind,
@@ -50,6 +52,15 @@ pub enum CardKind {
     Socket,
     /// A TAP device: one call for each frame.
     Device,
+    /// A guest's memory: no call but to wake who sleeps.
+    Memory,
+}
+
+/// The same, ready to be used.
+enum Carrier {
+    Socket(OwnedFd),
+    Device(OwnedFd),
+    Memory(Virtio),
 }
 
 /// What reading came to.
@@ -83,7 +94,10 @@ impl Frame {
 
 /// Frames on their way out.
 pub struct Outbox {
-    card: Card,
+    carrier: Carrier,
+    /// Bytes of the header before each frame.
+    header: usize,
+    mtu: usize,
     guest: Mac,
     queue: VecDeque<Frame>,
     /// Bytes in the queue.
@@ -101,10 +115,15 @@ impl Inbox {
     }
 
     /// Reads what is there. The error is the device's, which then is gone.
-    pub fn fill(&mut self, out: &Outbox) -> io::Result<Received> {
-        let got = match out.card.kind {
-            CardKind::Socket => self.fill_from_socket(out.fd()),
-            CardKind::Device => self.fill_from_device(&out.card.fd),
+    pub fn fill(&mut self, out: &mut Outbox) -> io::Result<Received> {
+        let got = match &mut out.carrier {
+            Carrier::Socket(socket) => self.fill_from_socket(socket.as_fd()),
+            Carrier::Device(device) => self.fill_from_device(device),
+            Carrier::Memory(memory) => {
+                let attended = memory.attend();
+                out.blocked &= !attended.as_ref().is_ok_and(|has_room| *has_room);
+                attended.and_then(|_| memory.receive(&mut self.buffers, &mut self.lengths))
+            }
         };
         match got {
             Ok(0) => Ok(Received::Closed),
@@ -113,14 +132,14 @@ impl Inbox {
             Ok(count) if count == BATCH => Ok(Received::Some(count)),
             Ok(count) => Ok(Received::Last(count)),
             Err(error) if passes(&error) => Ok(Received::Last(0)),
-            Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => Ok(Received::Closed),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(Received::Closed),
             Err(error) => Err(error),
         }
     }
 
     /// A frame of the last batch, without the card's own header.
     pub fn frame(&self, number: usize, out: &Outbox) -> &[u8] {
-        let start = out.header().min(self.lengths[number]);
+        let start = out.header.min(self.lengths[number]);
         &self.buffers[number][start..self.lengths[number]]
     }
 
@@ -164,36 +183,49 @@ impl Write for DeviceFile<'_> {
 
 impl Outbox {
     /// An empty queue for a card.
-    pub fn new(card: Card) -> Self {
-        Self {
-            card,
+    pub fn new(card: Card) -> io::Result<Self> {
+        let (carrier, header) = match card.kind {
+            CardKind::Socket => (Carrier::Socket(card.fd), OFFLOAD_HEADER),
+            CardKind::Device => (Carrier::Device(card.fd), OFFLOAD_HEADER),
+            CardKind::Memory => (Carrier::Memory(Virtio::new(card.fd, card.mtu)?), virtio::HEADER),
+        };
+        Ok(Self {
+            carrier,
+            header: if card.offload { header } else { 0 },
+            mtu: card.mtu,
             guest: GUEST_MAC,
             queue: VecDeque::new(),
             weight: 0,
             spare: Vec::new(),
             blocked: false,
             next_id: 0,
-        }
+        })
     }
 
     /// Gives the card up, which need not be gone when this returns.
     pub fn close(self) {
-        leave_to_collector(self.card.fd);
+        match self.carrier {
+            Carrier::Socket(fd) | Carrier::Device(fd) => leave_to_collector(fd),
+            Carrier::Memory(_) => {}
+        }
     }
 
     /// The descriptor.
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.card.fd.as_fd()
+        match &self.carrier {
+            Carrier::Socket(fd) | Carrier::Device(fd) => fd.as_fd(),
+            Carrier::Memory(memory) => memory.fd(),
+        }
     }
 
     /// Longest IP packet.
     pub fn mtu(&self) -> usize {
-        self.card.mtu
+        self.mtu
     }
 
     /// Whether checksums of TCP are left to the card.
     pub fn offload(&self) -> bool {
-        self.card.offload
+        self.header > 0
     }
 
     /// Frames go to this hardware address from now on.
@@ -216,6 +248,11 @@ impl Outbox {
         self.blocked
     }
 
+    /// Whether the card says unasked when the guest takes frames again.
+    pub fn tells_of_room(&self) -> bool {
+        matches!(self.carrier, Carrier::Memory(_))
+    }
+
     /// The guest takes frames again.
     pub fn unblock(&mut self) {
         self.blocked = false;
@@ -228,8 +265,8 @@ impl Outbox {
         let done = fill(&mut bytes[start..]);
         let ethertype = if bytes[start] >> 4 == 6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
         bytes[start - 2..start].copy_from_slice(&ethertype.to_be_bytes());
-        if self.card.offload {
-            leave_checksum_to_card(bytes);
+        if self.header > 0 {
+            leave_checksum_to_card(bytes, self.header);
         }
         self.push(frame);
         done
@@ -254,7 +291,7 @@ impl Outbox {
     /// Queues what carries `payload`, in parts where it is longer than the MTU.
     pub fn payload(&mut self, ends: super::emit::Ends, protocol: u8, payload: &[u8]) {
         self.next_id = self.next_id.wrapping_add(1);
-        for packet in super::emit::packets(ends, protocol, payload, self.card.mtu, self.next_id) {
+        for packet in super::emit::packets(ends, protocol, payload, self.mtu, self.next_id) {
             self.packet(&packet);
         }
     }
@@ -262,20 +299,23 @@ impl Outbox {
     /// Sends what the guest takes. The error is the device's, which then is gone.
     pub fn flush(&mut self) -> io::Result<()> {
         while !self.queue.is_empty() && !self.blocked {
-            let sent = match self.card.kind {
-                CardKind::Socket => {
-                    let waiting: Vec<IoSlice<'_>> =
-                        self.queue.iter().take(BATCH).map(|frame| IoSlice::new(frame.bytes())).collect();
-                    send_each(self.card.fd.as_fd(), &waiting)
+            let mut frames = self.queue.iter().take(BATCH).map(Frame::bytes);
+            let sent = match &mut self.carrier {
+                Carrier::Socket(socket) => {
+                    let waiting: Vec<IoSlice<'_>> = frames.map(IoSlice::new).collect();
+                    send_each(socket.as_fd(), &waiting)
                 }
-                CardKind::Device => DeviceFile(&self.card.fd).write(self.queue[0].bytes()).map(|_| 1),
+                Carrier::Device(device) => {
+                    DeviceFile(device).write(frames.next().unwrap_or_default()).map(|_| 1)
+                }
+                Carrier::Memory(memory) => memory.send(frames),
             };
             match sent {
                 Ok(count) => (0..count).for_each(|_| self.drop_first()),
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN) => self.blocked = true,
-                    Some(libc::EINTR) => {}
-                    Some(libc::EBADFD | libc::EBADF) => return Err(error),
+                Err(error) => match (error.kind(), error.raw_os_error()) {
+                    (ErrorKind::WouldBlock, _) => self.blocked = true,
+                    (ErrorKind::Interrupted, _) => {}
+                    (_, Some(libc::EBADFD | libc::EBADF)) => return Err(error),
                     // A card that is down, or closed, or does not like this frame.
                     _ => self.drop_first(),
                 },
@@ -297,13 +337,9 @@ impl Outbox {
         }
     }
 
-    fn header(&self) -> usize {
-        if self.card.offload { OFFLOAD_HEADER } else { 0 }
-    }
-
     /// A frame with its hardware addresses, and where its body begins.
     fn begin(&mut self, length: usize) -> (Frame, usize) {
-        let start = self.header() + ETHERNET_HEADER;
+        let start = self.header + ETHERNET_HEADER;
         let mut buffer = self.spare.pop().unwrap_or_else(|| vec![0; LONGEST]);
         buffer[..start].fill(0);
         buffer[start - ETHERNET_HEADER..start - 8].copy_from_slice(&self.guest);
@@ -314,12 +350,12 @@ impl Outbox {
 
 /// Has the card complete a TCP segment's checksum if it must ever be seen: the field gets the sum
 /// over the pseudo header, and the header says where the rest begins (virtio 1.2, section 5.1.6).
-fn leave_checksum_to_card(frame: &mut [u8]) {
+fn leave_checksum_to_card(frame: &mut [u8], header: usize) {
     const NEEDS_CHECKSUM: u8 = 1;
     /// Where TCP has its checksum.
     const FIELD: usize = 16;
-    let start = OFFLOAD_HEADER + ETHERNET_HEADER;
-    let Some(super::frame::Frame::Ip(_, packet)) = super::frame::parse(&frame[OFFLOAD_HEADER..]) else {
+    let start = header + ETHERNET_HEADER;
+    let Some(super::frame::Frame::Ip(_, packet)) = super::frame::parse(&frame[header..]) else {
         return;
     };
     if packet.protocol != TCP {
@@ -337,5 +373,6 @@ fn leave_checksum_to_card(frame: &mut [u8]) {
 
 /// Whether it is worth trying again later: nothing there, a signal, or an interface that is down.
 fn passes(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR | libc::ENETDOWN | libc::EIO))
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+        || matches!(error.raw_os_error(), Some(libc::ENETDOWN | libc::EIO))
 }

@@ -4,6 +4,7 @@
 //! ```text
 //! stack -> { tcp, udp, dns, ping, neighbour, reassembly } -> core -> { link, policy, names, log }
 //!                                                                 -> { frame, emit, checksum }
+//!                                                          link -> virtio
 //! ```
 //!
 //! One thread runs it. Everything that it keeps is bounded, whatever the guest sends, and nothing
@@ -29,6 +30,7 @@ mod reassembly;
 mod stack;
 mod tcp;
 mod udp;
+mod virtio;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

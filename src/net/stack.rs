@@ -50,12 +50,12 @@ pub struct Stack {
 
 impl Stack {
     /// A stack behind this card. The error is the host's, short of descriptors or memory.
-    pub fn new(card: Card, settings: Settings) -> nix::Result<Self> {
+    pub fn new(card: Card, settings: Settings) -> io::Result<Self> {
         // A connection's buffers take no memory before they are used.
         crate::sys::net::map_allocations_from(tcp::SMALL_BUFFER as i32);
         let now = Instant::now();
         let log = Log::new(settings.log_everything);
-        let out = Outbox::new(card);
+        let out = Outbox::new(card)?;
         let mut core = Core::new(out, settings.addresses, settings.policy, settings.host_loopback, log, now)?;
         core.watch(core.out.fd(), Owner::Card, 0, EpollFlags::EPOLLIN | EpollFlags::EPOLLET)?;
         let (mut tcp, mut udp) = (Tcp::default(), Udp::default());
@@ -158,7 +158,7 @@ impl Stack {
 
     /// Takes one batch. Says whether there may be more.
     fn take_frames(&mut self, inbox: &mut Inbox) -> io::Result<bool> {
-        let (count, more) = match inbox.fill(&self.core.out)? {
+        let (count, more) = match inbox.fill(&mut self.core.out)? {
             Received::Some(count) => (count, true),
             Received::Last(count) => (count, false),
             Received::Closed => {

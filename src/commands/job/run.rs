@@ -130,7 +130,7 @@ impl<'a> Prepared<'a> {
     fn boot_guest(&mut self, guest: Guest, window_size: Option<SizeOf>) -> Result<Up> {
         let mut access = self.access.clone();
         access.readable.extend(guest.modules.iter().cloned());
-        let network = self.network.take().filter(|_| guest.kernel.features.vector);
+        let network = self.network.take().filter(|_| guest.kernel.features.has_card());
         let mut machine = uml::start(&guest.kernel, &guest.plan, &access, network.is_some(), guest.run_dir)?;
         let mut warnings = self.check_confinement(&machine)?;
         if network.is_none() && self.args.network.network == NetworkKind::User {

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::Path;
 
+use crate::machine::card::MTU;
 use crate::plan::guest::Plan;
 
 /// What carries the channel into the guest.
@@ -16,6 +17,15 @@ pub enum Carrier {
     HostFd,
     /// The first serial line, which every UML kernel has: some 2 MB/s towards the guest.
     SerialLine,
+}
+
+/// The driver of the guest's network card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CardDriver {
+    /// A card in the guest's memory, which it announces over a socket.
+    Virtio,
+    /// A frame in each message of a socket.
+    Vector,
 }
 
 /// All that the command line depends on.
@@ -31,8 +41,8 @@ pub struct Launch<'a> {
     pub carrier: Carrier,
     /// The guest's end of the channel.
     pub channel: RawFd,
-    /// The guest's end of its network card, and the card's longest packet.
-    pub card: Option<(RawFd, usize)>,
+    /// The guest's end of its network card.
+    pub card: Option<(CardDriver, RawFd)>,
     /// Whether the kernel knows `ncpus=`.
     pub smp: bool,
     /// Whether the kernel knows `seccomp=`.
@@ -77,8 +87,13 @@ pub fn kernel_arguments(launch: &Launch<'_>) -> Vec<OsString> {
         }
         Carrier::SerialLine => arguments.push(format!("ssl0=fd:{}", launch.channel).into()),
     }
-    if let Some((fd, mtu)) = launch.card {
-        arguments.push(format!("vec0:transport=fd,fd={fd},mtu={mtu}").into());
+    match launch.card {
+        // The number of network cards among the kinds of virtio devices.
+        Some((CardDriver::Virtio, fd)) => arguments.push(format!("virtio_uml.device=fd:{fd}:1").into()),
+        Some((CardDriver::Vector, fd)) => {
+            arguments.push(format!("vec0:transport=fd,fd={fd},mtu={MTU}").into());
+        }
+        None => {}
     }
     if let Some(swap) = launch.swap {
         arguments.push(with_path("ubd0=", swap));
@@ -102,7 +117,7 @@ fn with_path(name: &str, path: &Path) -> OsString {
 mod tests {
     use super::*;
 
-    fn line(carrier: Carrier, seccomp: bool, smp: bool) -> String {
+    fn line(carrier: Carrier, driver: CardDriver, seccomp: bool, smp: bool) -> String {
         let plan = Plan {
             memory: 1 << 30,
             cpus: 2,
@@ -118,7 +133,7 @@ mod tests {
             swap: Some(Path::new("/t/swap")),
             carrier,
             channel: 5,
-            card: Some((6, 65520)),
+            card: Some((driver, 6)),
             smp,
             has_seccomp: seccomp,
         };
@@ -130,17 +145,18 @@ mod tests {
     #[test]
     fn a_kernel_of_ours_gets_everything() {
         assert_eq!(
-            line(Carrier::HostFd, true, true),
+            line(Carrier::HostFd, CardDriver::Virtio, true, true),
             "mem=1024M root=/dev/root rootfstype=hostfs ro init=/init con=null con0=null,fd:1 \
              console=tty0 stderr=0 rcupdate.rcu_expedited=1 dhash_entries=32768 ihash_entries=16384 \
              bonding.max_bonds=0 dummy.numdummies=0 ifb.numifbs=0 nbd.nbds_max=0 raid=noautodetect \
-             rootflags=/t uml_dir=/t ssl=null hostfd=5 vec0:transport=fd,fd=6,mtu=65520 ubd0=/t/swap seccomp=on ncpus=2"
+             rootflags=/t uml_dir=/t ssl=null hostfd=5 virtio_uml.device=fd:6:1 ubd0=/t/swap seccomp=on ncpus=2"
         );
     }
 
     #[test]
     fn a_distributions_kernel_gets_only_what_it_knows() {
-        let line = line(Carrier::SerialLine, false, false);
+        let line = line(Carrier::SerialLine, CardDriver::Vector, false, false);
+        assert!(line.contains("vec0:transport=fd,fd=6,mtu=65520"), "{line}");
         assert!(line.contains("ssl0=fd:5"), "{line}");
         assert!(!line.contains("hostfd") && !line.contains("seccomp") && !line.contains("ncpus"), "{line}");
     }

@@ -24,7 +24,7 @@ use crate::kernel::Kernel;
 use crate::net::{Card, CardKind};
 use crate::plan::guest::Plan;
 use crate::sys::{self, Restrictions};
-use arguments::Carrier;
+use arguments::{CardDriver, Carrier};
 
 /// Mount points in the directory that the guest's kernel starts in; the init knows the names.
 const MOUNT_POINTS: [&str; 2] = ["dev", "scratch"];
@@ -34,9 +34,6 @@ const SWAP: &str = "swap";
 
 /// Device under which the guest sees its swap file.
 pub const SWAP_DEVICE: &str = "/dev/ubda";
-
-/// Name that the guest's kernel gives its network card.
-const CARD_DEVICE: &str = "vec0";
 
 /// Starts the kernel. It boots while the caller prepares the rest.
 ///
@@ -59,7 +56,8 @@ pub fn start(
     }
 
     let (ours, theirs) = channel().context("create the channel to the guest")?;
-    let card = with_card.then(card).transpose().context("create the guest's network card")?;
+    let driver = if kernel.features.virtio_net { CardDriver::Virtio } else { CardDriver::Vector };
+    let card = with_card.then(|| card(driver)).transpose().context("create the guest's network card")?;
     let (card, card_end) = card.unzip();
     let (console, console_end) = super::console().context("create the console's pipe")?;
 
@@ -73,7 +71,7 @@ pub fn start(
             swap: (plan.swap > 0).then_some(swap.as_path()),
             carrier,
             channel: theirs.as_raw_fd(),
-            card: card_end.as_ref().map(|end| (end.as_raw_fd(), MTU)),
+            card: card_end.as_ref().map(|end| (driver, end.as_raw_fd())),
             smp: kernel.features.smp,
             has_seccomp: kernel.features.seccomp,
         }))
@@ -108,7 +106,7 @@ pub fn start(
         channel: ours,
         console,
         pidfd: sys::open_pidfd(&started.child).context("watch the machine's process")?,
-        card: card.map(|card| Source::Here(card, CARD_DEVICE)),
+        card,
         confinement,
         line_buffer: (carrier == Carrier::SerialLine).then_some(LINE_BUFFER),
         pid: Pid::from_raw(started.child.id() as i32),
@@ -151,12 +149,18 @@ fn create_swap_file(at: &Path, bytes: u64) -> std::io::Result<()> {
     file.set_len(bytes)
 }
 
-/// The two ends of a network card: a frame in each message.
-fn card() -> nix::Result<(Card, OwnedFd)> {
-    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+/// The two ends of a network card.
+fn card(driver: CardDriver) -> nix::Result<(Source, OwnedFd)> {
+    // The name is the one that the guest's kernel gives it.
+    let (carries, kind, name) = match driver {
+        CardDriver::Virtio => (SockType::Stream, CardKind::Memory, "eth0"),
+        CardDriver::Vector => (SockType::SeqPacket, CardKind::Socket, "vec0"),
+    };
+    let (ours, theirs) = socketpair(AddressFamily::Unix, carries, None, SockFlag::SOCK_CLOEXEC)?;
     for end in [&ours, &theirs] {
         let _ = setsockopt(end, sockopt::SndBuf, &SOCKET_BUFFER);
     }
     fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    Ok((Card { fd: ours, kind: CardKind::Socket, offload: false, mtu: MTU }, theirs))
+    let card = Card { fd: ours, kind, offload: kind == CardKind::Memory, mtu: MTU };
+    Ok((Source::Here(card, name), theirs))
 }
