@@ -9,7 +9,7 @@ mod channel;
 mod control_groups;
 mod devices;
 mod life;
-mod netlink;
+pub mod netlink;
 mod network;
 mod processes;
 pub mod protocol;

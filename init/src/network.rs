@@ -6,19 +6,24 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
 use crate::protocol::{Boot, CardKind, CardSource, Namespaces, NetworkCard, Seal};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socket};
 use nix::unistd::sethostname;
 
-use crate::netlink::{Link, Requests};
+use crate::netlink::{LOOPBACK, Link, Requests};
 use crate::sys;
+use crate::sys::network::Offload;
 
 /// What the card is called, as on most machines.
 const CARD: &str = "eth0";
 /// The other end of the pair, where the card is one.
 const PEER: &str = "eth0-outside";
+/// Its number, above those that the kernel itself gives to what comes with a network.
+const PEER_INDEX: u32 = 1000;
+/// Least, first and most bytes of a TCP connection's buffer there.
+const BUFFERS: &str = "4096 131072 4194304";
 
 /// Enters a network of the machine's own, unless the seal comes with one.
 pub fn enter(namespaces: &Namespaces) -> Result<()> {
@@ -45,7 +50,7 @@ pub fn set_up(boot: &Boot, own_network: bool, warnings: &mut Vec<String>) -> Res
 fn raise_card(card: &NetworkCard) -> Result<()> {
     let made = match card.source {
         CardSource::Kernel(_) => None,
-        CardSource::Made(socket) => Some((socket, make(card.mtu)?)),
+        CardSource::Made(socket) => Some((socket, make(card)?)),
     };
     let device = match &card.source {
         CardSource::Kernel(device) => device.as_str(),
@@ -60,40 +65,100 @@ fn raise_card(card: &NetworkCard) -> Result<()> {
         requests.add_default_route(index, end.gateway);
     }
     requests.send()?;
-    made.map_or(Ok(()), |(socket, (kind, other_end))| pass_on(socket, kind, &other_end))
+    made.map_or(Ok(()), |(socket, (kind, fds))| pass_on(socket, kind, &fds))
 }
 
 /// Makes a card out of nothing: a pair of links with a packet socket on the second one, which takes
 /// many frames in one call, or, where that is closed to us, a TAP device.
-fn make(mtu: u32) -> Result<(CardKind, OwnedFd)> {
-    let denied = match make_pair(mtu) {
-        Ok(socket) => return Ok((CardKind::Socket, socket)),
+fn make(card: &NetworkCard) -> Result<(CardKind, Vec<OwnedFd>)> {
+    let denied = match make_pair(card) {
+        Ok(sockets) => return Ok((CardKind::Socket, sockets)),
         Err(error) => error,
     };
     let device = sys::network::open_tap(CARD)
         .with_context(|| format!("no pair of links ({denied:#}), and no TAP device"))?;
-    Ok((CardKind::Device, device))
+    Ok((CardKind::Device, vec![device]))
 }
 
-fn make_pair(mtu: u32) -> Result<OwnedFd> {
-    // First, for without it there shall be no pair.
-    let socket = sys::network::open_packet_socket().context("open a packet socket")?;
-    let mut requests = Requests::default();
-    requests.make_pair(CARD, PEER);
-    requests.send()?;
-    let index = if_nametoindex(PEER)?;
-    // Nobody is behind it: it has nothing to say of its own.
-    let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{PEER}/disable_ipv6"), "1");
-    let mut requests = Requests::default();
-    requests.set_link(&Link { index, name: PEER, address: None, mtu, silent: true });
-    requests.send()?;
-    sys::network::listen_at(&socket, index).context("bind the packet socket")?;
-    Ok(socket)
+/// Makes the pair, with its second end in a network of its own if there can be one: there the kernel
+/// can be the other end of connections, without the addresses of this network in its way. Says what
+/// was opened there.
+fn make_pair(card: &NetworkCard) -> Result<Vec<OwnedFd>> {
+    let entered = std::thread::spawn(Outside::enter).join();
+    let entered = entered.unwrap_or_else(|_| bail!("a thread of the set-up panicked"));
+    let (outside, is_apart) = match entered {
+        Ok(outside) => (outside, true),
+        Err(_) => (Outside::open()?, false),
+    };
+    outside.make_pair(card, is_apart)?;
+    let mut opened = vec![outside.packets];
+    if is_apart {
+        opened.push(outside.requests);
+        opened.extend(outside.connections);
+    }
+    Ok(opened)
 }
 
-fn pass_on(socket: RawFd, kind: CardKind, other_end: &OwnedFd) -> Result<()> {
+/// What was opened in the network that the second end of the pair is in.
+struct Outside {
+    packets: OwnedFd,
+    requests: OwnedFd,
+    connections: [OwnedFd; 2],
+}
+
+impl Outside {
+    /// Has the calling thread enter a network of its own, for good.
+    fn enter() -> Result<Self> {
+        unshare(CloneFlags::CLONE_NEWNET).context("create a network")?;
+        // Nobody is in it: it has nothing to say of its own.
+        let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
+        for buffers in ["rmem", "wmem"] {
+            let _ = std::fs::write(format!("/proc/sys/net/ipv4/tcp_{buffers}"), BUFFERS);
+        }
+        Self::open()
+    }
+
+    /// Opens everything in the network that the calling thread is in.
+    fn open() -> Result<Self> {
+        let connection = || socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
+        Ok(Self {
+            packets: sys::network::open_packet_socket().context("open a packet socket")?,
+            requests: Requests::socket().context("open a netlink socket")?,
+            connections: [connection()?, connection()?],
+        })
+    }
+
+    /// Makes the pair, with its first end in the network of this process.
+    fn make_pair(&self, card: &NetworkCard, is_apart: bool) -> Result<()> {
+        let mut requests = Requests::default();
+        requests.make_pair(PEER, PEER_INDEX, CARD, std::process::id());
+        // The kernel takes no notice of frames for somebody else.
+        let (mtu, address) = (card.mtu, is_apart.then_some(card.others_mac));
+        requests.set_link(&Link { index: LOOPBACK, name: "lo", address: None, mtu, silent: false });
+        requests.set_link(&Link { index: PEER_INDEX, name: PEER, address, mtu, silent: true });
+        requests.send_over(&self.requests)?;
+        if !is_apart {
+            let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{PEER}/disable_ipv6"), "1");
+        } else {
+            // Without, connections that were handed over are slower.
+            let _ = self.keep_order();
+        }
+        sys::network::listen_at(&self.packets, PEER_INDEX).context("bind the packet socket")
+    }
+
+    /// Has what goes to the machine arrive in the order in which it was sent, whatever CPU it was sent
+    /// on: through one queue, which the kernel uses where the one end may gather segments and the
+    /// other does not send longer ones than a packet anyway.
+    fn keep_order(&self) -> Result<()> {
+        let here = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+        sys::network::switch(&here, CARD, Offload::Gathering, true)?;
+        Ok(sys::network::switch(&self.connections[0], PEER, Offload::Segmentation, false)?)
+    }
+}
+
+fn pass_on(socket: RawFd, kind: CardKind, fds: &[OwnedFd]) -> Result<()> {
     let socket = sys::adopt(socket).context("take the socket for the card over")?;
-    let fds = [other_end.as_raw_fd()];
+    let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let control = [ControlMessage::ScmRights(&fds)];
     let byte = [kind as u8];
     sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&byte)], &control, MsgFlags::empty(), None)

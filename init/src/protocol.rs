@@ -217,6 +217,8 @@ pub struct NetworkCard {
     pub source: CardSource,
     /// Hardware address that it shall have.
     pub mac: [u8; 6],
+    /// Hardware address of everybody whom it can talk to.
+    pub others_mac: [u8; 6],
     /// Longest packet, in bytes.
     pub mtu: u32,
     /// Its addresses, at most one of each family.
@@ -229,7 +231,9 @@ pub enum CardSource {
     /// The kernel has it, under this name.
     Kernel(String),
     /// The init makes one, and passes its other end on over the socket that it was started with
-    /// under this number: one byte, a [`CardKind`], and the descriptor.
+    /// under this number: one byte, a [`CardKind`], and the descriptor. With a socket there come
+    /// three more of the network that the card's other end is in: one for requests to the network's
+    /// configuration, and two for TCP over IPv4.
     Made(i32),
 }
 

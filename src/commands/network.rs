@@ -100,7 +100,7 @@ pub fn card(addresses: &Addresses, source: CardSource) -> NetworkCard {
     if addresses.has_v6() {
         ends.push(end(addresses.guest_v6().into(), net::PREFIX_V6, addresses.gateway_v6().into()));
     }
-    NetworkCard { source, mac: net::GUEST_MAC, mtu: MTU as u32, ends }
+    NetworkCard { source, mac: net::GUEST_MAC, others_mac: net::HOST_MAC, mtu: MTU as u32, ends }
 }
 
 /// What names the machine has to know for it.

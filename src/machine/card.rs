@@ -11,8 +11,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use sekexe_init::protocol;
 
-use crate::net::{Card, CardKind};
-use crate::sys::net::receive_descriptor;
+use crate::net::{Card, CardKind, Outside};
+use crate::sys::net::receive_descriptors;
 
 /// Longest packet of a card: what a TAP device and the receive buffers of a guest's driver take.
 pub const MTU: usize = 65_520;
@@ -49,7 +49,7 @@ impl Source {
             Self::Here(card, _) => return Ok(Some(card)),
             Self::Passed(socket, _) => socket,
         };
-        let (kind, fd) = match receive_descriptor(socket.as_fd()) {
+        let (kind, descriptors) = match receive_descriptors(socket.as_fd()) {
             Ok(received) => received,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
             Err(error) => return Err(error).context("take the machine's network card"),
@@ -59,7 +59,10 @@ impl Source {
             kind if kind == protocol::CardKind::Device as u8 => CardKind::Device,
             other => bail!("the init passed on a network card of an unknown kind: {other}"),
         };
+        let mut descriptors = descriptors.into_iter();
+        let fd = descriptors.next().context("the init passed on a network card that is not there")?;
+        let outside = Outside::new(descriptors);
         fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("take the machine's network card")?;
-        Ok(Some(Card { fd, kind, offload: true, mtu: MTU }))
+        Ok(Some(Card { fd, kind, offload: true, mtu: MTU, outside }))
     }
 }

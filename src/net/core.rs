@@ -12,7 +12,9 @@ use super::addresses::{Addresses, Role};
 use super::link::Outbox;
 use super::log::Log;
 use super::names::Names;
+use super::outside::Outside;
 use super::policy::{Policy, Reason};
+use super::tcp::Flow;
 
 /// The part of the stack that a descriptor belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,10 +36,12 @@ pub enum Owner {
     Dns,
     /// An echo request's host socket.
     Ping,
+    /// The kernel's end of a TCP connection of the guest's.
+    KernelEnd,
 }
 
 impl Owner {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Card,
         Self::Stop,
         Self::Tcp,
@@ -46,6 +50,7 @@ impl Owner {
         Self::UdpListener,
         Self::Dns,
         Self::Ping,
+        Self::KernelEnd,
     ];
 }
 
@@ -78,6 +83,8 @@ pub struct Core {
     pub log: Log,
     /// The time of this turn.
     pub now: Instant,
+    /// Where connections can be handed over to the kernel, if they can.
+    pub outside: Option<Outside>,
     next_id: u64,
     minds_room: bool,
 }
@@ -85,7 +92,7 @@ pub struct Core {
 impl Core {
     /// Everything at its start.
     pub fn new(
-        out: Outbox,
+        mut out: Outbox,
         addresses: Addresses,
         policy: Policy,
         host_loopback: BTreeSet<u16>,
@@ -93,9 +100,11 @@ impl Core {
         now: Instant,
     ) -> nix::Result<Self> {
         let epoll = Epoll::new(nix::sys::epoll::EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let outside = out.take_outside();
         Ok(Self {
             epoll,
             out,
+            outside,
             addresses,
             policy,
             host_loopback,
@@ -166,6 +175,11 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// Whether the kernel can be the other end of a connection of the guest's.
+    pub fn has_outside_for(&self, flow: Flow) -> bool {
+        self.outside.as_ref().is_some_and(|outside| outside.has_room_for(flow))
     }
 
     /// Whether something may claim to come from the guest.

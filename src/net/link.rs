@@ -15,6 +15,7 @@ use nix::libc;
 use super::addresses::{GUEST_MAC, HOST_MAC};
 use super::checksum::Sum;
 use super::frame::{ETHERNET_HEADER, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Mac, TCP};
+use super::outside::Outside;
 use super::virtio::{self, Virtio};
 use crate::sys::net::{BATCH, leave_to_collector, receive_each, send_each};
 
@@ -43,6 +44,8 @@ pub struct Card {
     pub offload: bool,
     /// Longest IP packet.
     pub mtu: usize,
+    /// The network that the other end of a pair of links is in.
+    pub outside: Option<Outside>,
 }
 
 /// How a card's descriptor is read and written.
@@ -98,6 +101,7 @@ pub struct Outbox {
     /// Bytes of the header before each frame.
     header: usize,
     mtu: usize,
+    outside: Option<Outside>,
     guest: Mac,
     queue: VecDeque<Frame>,
     /// Bytes in the queue.
@@ -193,6 +197,7 @@ impl Outbox {
             carrier,
             header: if card.offload { header } else { 0 },
             mtu: card.mtu,
+            outside: card.outside,
             guest: GUEST_MAC,
             queue: VecDeque::new(),
             weight: 0,
@@ -216,6 +221,21 @@ impl Outbox {
             Carrier::Socket(fd) | Carrier::Device(fd) => fd.as_fd(),
             Carrier::Memory(memory) => memory.fd(),
         }
+    }
+
+    /// Where the guest's frames come from, if that is a network with a kernel behind it.
+    pub fn take_outside(&mut self) -> Option<Outside> {
+        self.outside.take()
+    }
+
+    /// Where frames go.
+    pub fn guest(&self) -> Mac {
+        self.guest
+    }
+
+    /// Whether nothing waits for the guest.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
     }
 
     /// Longest IP packet.

@@ -22,6 +22,7 @@ mod link;
 mod log;
 mod names;
 mod neighbour;
+mod outside;
 mod ping;
 pub mod policy;
 pub mod proxy;
@@ -39,7 +40,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-pub use addresses::{Addresses, GUEST_MAC, PREFIX_V4, PREFIX_V6};
+pub use addresses::{Addresses, GUEST_MAC, HOST_MAC, PREFIX_V4, PREFIX_V6};
 use anyhow::{Context, Result, anyhow};
 pub use dns::for_guest as resolv_conf_for_guest;
 pub use link::{Card, CardKind};
@@ -47,6 +48,7 @@ pub use log::{Contact, Fate, Protocol, Record};
 use nix::fcntl::OFlag;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::pipe2;
+pub use outside::Outside;
 pub use stack::Stack;
 
 use policy::Policy;
@@ -147,7 +149,7 @@ mod tests {
     fn whoever_holds_a_network_learns_that_it_ended_and_why() {
         // It can be waited for, and reading it is an error: as with a card that was taken away.
         let fd = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap().0;
-        let card = Card { fd, kind: CardKind::Device, offload: false, mtu: 1500 };
+        let card = Card { fd, kind: CardKind::Device, offload: false, mtu: 1500, outside: None };
         let settings = Settings {
             addresses: Addresses::choose(&[]),
             policy: Policy::default(),

@@ -146,6 +146,7 @@ impl Stack {
     fn on_event(&mut self, owner: Owner, id: u64, flags: EpollFlags) {
         let Self { core, buffer, .. } = self;
         match owner {
+            Owner::KernelEnd => self.tcp.on_kernel_event(id, flags),
             Owner::Tcp => self.tcp.on_event(core, id, flags),
             Owner::TcpListener => self.tcp.on_listener(core, id),
             Owner::Udp => self.udp.on_event(core, id, buffer),
@@ -221,7 +222,7 @@ impl Stack {
     /// How long nothing needs to be done.
     fn patience(&self, has_frames: bool) -> EpollTimeout {
         let waits_for_guest = self.core.out.is_blocked();
-        if has_frames || (self.tcp.is_due() && !waits_for_guest) {
+        if has_frames || self.tcp.is_spliced_due() || (self.tcp.is_due() && !waits_for_guest) {
             return EpollTimeout::ZERO;
         }
         let next = [self.dns.next_deadline(), self.tcp.next_turn()].into_iter().flatten();
@@ -269,7 +270,7 @@ mod tests {
             let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
             let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
             let addresses = Addresses::choose(&[]);
-            let card = Card { fd: theirs, kind: CardKind::Socket, offload: false, mtu: 1500 };
+            let card = Card { fd: theirs, kind: CardKind::Socket, offload: false, mtu: 1500, outside: None };
             let settings = Settings {
                 addresses,
                 policy: Policy::default(),

@@ -6,6 +6,7 @@ pub mod net;
 pub mod pipe;
 pub mod probe;
 pub mod proxy;
+pub mod tcp;
 
 use std::ffi::{CStr, CString};
 use std::fs::File;

@@ -68,21 +68,20 @@ pub fn send_each(socket: BorrowedFd<'_>, frames: &[IoSlice<'_>]) -> io::Result<u
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
-/// Receives one byte and the descriptor that comes with it, without waiting.
-pub fn receive_descriptor(socket: BorrowedFd<'_>) -> io::Result<(u8, OwnedFd)> {
+/// Receives one byte and the descriptors that come with it, at most four, without waiting.
+pub fn receive_descriptors(socket: BorrowedFd<'_>) -> io::Result<(u8, Vec<OwnedFd>)> {
     let mut byte = [0];
     let mut buffers = [IoSliceMut::new(&mut byte)];
-    let mut space = nix::cmsg_space!(RawFd);
+    let mut space = nix::cmsg_space!([RawFd; 4]);
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
     let message = recvmsg::<()>(socket.as_raw_fd(), &mut buffers, Some(&mut space), flags)?;
-    let mut descriptors = message.cmsgs()?.flat_map(|control| match control {
+    let descriptors = message.cmsgs()?.flat_map(|control| match control {
         ControlMessageOwned::ScmRights(descriptors) => descriptors,
         _ => Vec::new(),
     });
-    let descriptor = descriptors.next().ok_or(io::ErrorKind::UnexpectedEof)?;
-    // SAFETY: the kernel has just made this descriptor for us, and there is room for one only.
-    let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
-    Ok((byte[0], descriptor))
+    // SAFETY: the kernel has just made these descriptors for us.
+    let descriptors = descriptors.map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) }).collect();
+    Ok((byte[0], descriptors))
 }
 
 /// Has the kernel close a descriptor at its leisure, where closing it here would wait: for a grace period

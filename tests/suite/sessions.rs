@@ -151,7 +151,7 @@ fn a_network_that_ends_by_itself_ends_the_machine_with_our_error() {
     let session = machine.spawn(command("sleep 1000", Output::Capture)).unwrap();
     // It can be waited for, and reading it is an error: as with a card that was taken away.
     let fd = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap().0;
-    let card = Card { fd, kind: CardKind::Device, offload: false, mtu: 1500 };
+    let card = Card { fd, kind: CardKind::Device, offload: false, mtu: 1500, outside: None };
     let settings = Settings {
         addresses: Addresses::choose(&[]),
         policy: Policy::default(),

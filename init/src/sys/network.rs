@@ -72,6 +72,31 @@ pub fn listen_at(socket: &OwnedFd, index: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// What can be switched at a link.
+#[derive(Debug, Clone, Copy)]
+#[repr(u32)]
+pub enum Offload {
+    /// Segments that are longer than a packet leave as they are.
+    Segmentation = 0x1f,
+    /// Segments that came are put together, and to that end go through a queue.
+    Gathering = 0x2c,
+}
+
+/// Switches something on or off at a link of the network that the socket is in.
+pub fn switch(socket: &OwnedFd, name: &str, offload: Offload, on: bool) -> io::Result<()> {
+    #[repr(C)]
+    struct Value {
+        command: u32,
+        value: u32,
+    }
+    let mut value = Value { command: offload as u32, value: on.into() };
+    let mut request = request(name);
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    // SAFETY: the request is an `ifreq` whose data, which is live, is what this ioctl reads.
+    Errno::result(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &mut request) })?;
+    Ok(())
+}
+
 fn request(name: &str) -> libc::ifreq {
     // SAFETY: `ifreq` is plain data for which all zeroes is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };

@@ -161,6 +161,6 @@ fn card(driver: CardDriver) -> nix::Result<(Source, OwnedFd)> {
         let _ = setsockopt(end, sockopt::SndBuf, &SOCKET_BUFFER);
     }
     fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    let card = Card { fd: ours, kind, offload: kind == CardKind::Memory, mtu: MTU };
+    let card = Card { fd: ours, kind, offload: kind == CardKind::Memory, mtu: MTU, outside: None };
     Ok((Source::Here(card, name), theirs))
 }

@@ -5,15 +5,17 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{setsockopt, sockopt};
 use smoltcp::socket::tcp::State;
 
 use super::guest_end::GuestEnd;
+use super::spliced::{Pipes, Sockets, Spliced};
 use crate::net::core::Core;
 use crate::net::log::{Fate, Protocol};
+use crate::sys::tcp::Progress;
 
 /// Bytes read from the host's socket before they go on to the guest.
 const PIECE: usize = 512 << 10;
@@ -21,6 +23,12 @@ const PIECE: usize = 512 << 10;
 const MUCH: u64 = 128 << 10;
 /// Rounds in one turn before others get theirs.
 const TURN: usize = 4;
+/// Bytes after which a connection is worth being handed over to the kernel.
+const HEAVY: u64 = 1 << 20;
+/// How long the guest has to be silent for that, unless it may not send.
+const SILENCE: Duration = Duration::from_millis(1);
+/// How long bytes may be held back for it.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The two ends of a connection as the guest sees them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,6 +46,8 @@ pub enum Turned {
     Waits(Option<Instant>),
     /// It has more to do, when there is room on the way to the guest.
     HasMore,
+    /// Nothing is under way between the guest and us, and nothing will be before the next turn.
+    Rests,
     /// It is over.
     Ended,
 }
@@ -66,6 +76,10 @@ pub struct Connection {
     failure: Option<ErrorKind>,
     sent: u64,
     received: u64,
+    /// Since when bytes are held back so that it may be handed over.
+    held_since: Option<Instant>,
+    /// How many bytes it must have moved before that is tried.
+    heavy_at: u64,
 }
 
 impl Connection {
@@ -110,6 +124,8 @@ impl Connection {
             failure: None,
             sent: 0,
             received: 0,
+            held_since: None,
+            heavy_at: HEAVY,
         }
     }
 
@@ -139,8 +155,12 @@ impl Connection {
     /// Moves what can be moved.
     pub fn turn(&mut self, core: &mut Core) -> std::io::Result<Turned> {
         for _ in 0..TURN {
-            let mut moved = self.send_to_host();
-            moved |= self.receive_from_host();
+            self.hold(core);
+            let mut moved = false;
+            if self.held_since.is_none() {
+                moved |= self.send_to_host();
+                moved |= self.receive_from_host();
+            }
             moved |= self.guest.send(core);
             if core.out.is_heavy() {
                 core.out.flush()?;
@@ -153,10 +173,67 @@ impl Connection {
                 continue;
             }
             if !moved {
-                return Ok(self.after_turn(core.now));
+                return Ok(match self.rest(core.now) {
+                    Some(turned) => turned,
+                    None => self.after_turn(core.now),
+                });
             }
         }
         Ok(Turned::HasMore)
+    }
+
+    /// Holds bytes back if it is time to hand the connection over.
+    fn hold(&mut self, core: &Core) {
+        let is_heavy = self.sent + self.received >= self.heavy_at;
+        if is_heavy && self.held_since.is_none() && core.has_outside_for(self.flow) {
+            let is_open = self.established && !self.host_finished && !self.guest_finished;
+            if is_open && self.guest.socket().state() == State::Established {
+                self.held_since = Some(core.now);
+            }
+        }
+    }
+
+    /// Whether it rests, or what it waits for until it does; nothing if that is not to be.
+    fn rest(&mut self, now: Instant) -> Option<Turned> {
+        let since = self.held_since?;
+        let socket = self.guest.socket();
+        let (state, unacknowledged) = (socket.state(), socket.send_queue());
+        let seen = self.guest.seen();
+        if state == State::Established && now < since + PATIENCE {
+            if unacknowledged > 0 || !seen.is_quiet(SILENCE, now) {
+                let next = self.guest.next(now).map_or(now + SILENCE, |at| at.min(now + SILENCE));
+                return Some(Turned::Waits(Some(next)));
+            }
+            self.send_to_host();
+            if self.guest.socket().recv_queue() == 0 && self.failure.is_none() {
+                return Some(Turned::Rests);
+            }
+        }
+        self.go_on();
+        Some(Turned::HasMore)
+    }
+
+    /// It is not handed over for now.
+    fn go_on(&mut self) {
+        self.held_since = None;
+        self.heavy_at = self.sent + self.received + HEAVY;
+    }
+
+    /// It cannot be handed over.
+    pub fn stay(&mut self) {
+        self.held_since = None;
+        self.heavy_at = u64::MAX;
+    }
+
+    /// Where our end of it is, while it rests.
+    pub fn progress(&self) -> Progress {
+        self.guest.seen().progress()
+    }
+
+    /// Leaves it to the kernel.
+    pub fn hand_over(self, guest: TcpStream, pipes: Pipes) -> Spliced {
+        let sockets = Sockets { guest, host: self.host, moved: (self.sent, self.received) };
+        Spliced::new(self.flow, self.protocol, sockets, pipes)
     }
 
     fn after_turn(&mut self, now: Instant) -> Turned {

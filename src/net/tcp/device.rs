@@ -3,6 +3,7 @@
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 
+use super::seen::Seen;
 use crate::net::link::Outbox;
 
 /// A device for one turn of one connection.
@@ -11,10 +12,12 @@ pub struct Turn<'a> {
     pub incoming: Option<&'a [u8]>,
     /// Where packets go.
     pub out: &'a mut Outbox,
+    /// What remembers them.
+    pub seen: &'a mut Seen,
 }
 
 pub struct Incoming<'a>(&'a [u8]);
-pub struct Outgoing<'a>(&'a mut Outbox);
+pub struct Outgoing<'a>(&'a mut Outbox, &'a mut Seen);
 
 impl RxToken for Incoming<'_> {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
@@ -24,7 +27,12 @@ impl RxToken for Incoming<'_> {
 
 impl TxToken for Outgoing<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, write: F) -> R {
-        self.0.fill_packet(length, write)
+        let Self(out, seen) = self;
+        out.fill_packet(length, |packet| {
+            let done = write(packet);
+            seen.from_us(packet);
+            done
+        })
     }
 }
 
@@ -39,11 +47,11 @@ impl Device for Turn<'_> {
         Self: 'a;
 
     fn receive(&mut self, _: Instant) -> Option<(Incoming<'_>, Outgoing<'_>)> {
-        Some((Incoming(self.incoming.take()?), Outgoing(self.out)))
+        Some((Incoming(self.incoming.take()?), Outgoing(self.out, self.seen)))
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Outgoing<'_>> {
-        (!self.out.is_full()).then_some(Outgoing(self.out))
+        (!self.out.is_full()).then_some(Outgoing(self.out, self.seen))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {

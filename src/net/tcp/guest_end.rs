@@ -12,6 +12,7 @@ use smoltcp::wire::{HardwareAddress, IpCidr, IpListenEndpoint};
 
 use super::connection::Flow;
 use super::device::Turn;
+use super::seen::Seen;
 use crate::net::core::Core;
 
 /// Bytes of each of a connection's two buffers, where there are few connections. Only what is used of
@@ -37,6 +38,7 @@ pub struct GuestEnd {
     handle: SocketHandle,
     buffer: usize,
     started: Instant,
+    seen: Seen,
 }
 
 /// Those that nobody uses.
@@ -74,15 +76,17 @@ impl GuestEnd {
         let mut config = Config::new(HardwareAddress::Ip);
         // Sequence numbers are known to both ends of a link that nobody else is on.
         config.random_seed = core.new_id().wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut device = Turn { incoming: None, out: &mut core.out };
+        let mut seen = Seen::default();
+        let mut device = Turn { incoming: None, out: &mut core.out, seen: &mut seen };
         let interface = Interface::new(config, &mut device, time::Instant::ZERO);
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
-        Self { interface, sockets, handle, buffer, started: core.now }
+        Self { interface, sockets, handle, buffer, started: core.now, seen }
     }
 
     fn begin(&mut self, core: &Core, flow: Flow) {
         self.started = core.now;
+        self.seen = Seen::default();
         let bits = if flow.remote.is_ipv4() { 32 } else { 128 };
         self.interface.update_ip_addrs(|list| {
             list.clear();
@@ -110,17 +114,23 @@ impl GuestEnd {
         self.sockets.get_mut(self.handle)
     }
 
+    /// What its segments say.
+    pub fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
     /// Takes a packet of the guest's.
     pub fn take(&mut self, core: &mut Core, packet: &[u8]) {
         let now = self.time(core.now);
-        let mut device = Turn { incoming: Some(packet), out: &mut core.out };
+        self.seen.from_guest(packet, core.now);
+        let mut device = Turn { incoming: Some(packet), out: &mut core.out, seen: &mut self.seen };
         self.interface.poll_ingress_single(now, &mut device, &mut self.sockets);
     }
 
     /// Queues what there is for the guest, as far as there is room. Says whether there was something.
     pub fn send(&mut self, core: &mut Core) -> bool {
         let now = self.time(core.now);
-        let mut device = Turn { incoming: None, out: &mut core.out };
+        let mut device = Turn { incoming: None, out: &mut core.out, seen: &mut self.seen };
         let mut sent = false;
         while self.interface.poll_egress(now, &mut device, &mut self.sockets) != PollResult::None {
             sent = true;

@@ -7,6 +7,8 @@
 mod connection;
 mod device;
 mod guest_end;
+mod seen;
+mod spliced;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -14,12 +16,14 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
 
-use connection::{Connection, Flow, Turned};
+pub use connection::Flow;
+use connection::{Connection, Turned};
 pub use guest_end::SMALL_BUFFER;
 use guest_end::Spare;
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket};
+use spliced::{Pipes, Spliced};
 
 use super::core::{Core, Owner, Route};
 use super::dns::Dns;
@@ -45,6 +49,8 @@ const ACK: u8 = 16;
 pub struct Tcp {
     pending: HashMap<u64, Pending>,
     connections: HashMap<u64, Connection>,
+    spliced: HashMap<u64, Spliced>,
+    spliced_due: Vec<u64>,
     by_flow: HashMap<Flow, u64>,
     due: Vec<u64>,
     timers: BTreeSet<(Instant, u64)>,
@@ -171,8 +177,20 @@ impl Tcp {
         }
     }
 
+    /// Something happened to the kernel's end of a connection.
+    pub fn on_kernel_event(&mut self, id: u64, flags: EpollFlags) {
+        if let Some(spliced) = self.spliced.get_mut(&id) {
+            spliced.on_guest_event(flags);
+            mark_spliced(&mut self.spliced_due, id, spliced);
+        }
+    }
+
     /// Something happened to a host socket.
     pub fn on_event(&mut self, core: &mut Core, id: u64, flags: EpollFlags) {
+        if let Some(spliced) = self.spliced.get_mut(&id) {
+            spliced.on_host_event(flags);
+            return mark_spliced(&mut self.spliced_due, id, spliced);
+        }
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.on_event(flags);
             mark(&mut self.due, id, connection);
@@ -249,6 +267,7 @@ impl Tcp {
             }
             match turned {
                 Turned::HasMore => mark(&mut self.due, id, connection),
+                Turned::Rests => self.hand_over(core, id)?,
                 Turned::Waits(None) => {}
                 Turned::Waits(Some(at)) => {
                     // One that comes too early is looked at in vain, once; that is cheaper than
@@ -267,12 +286,67 @@ impl Tcp {
                 }
             }
         }
+        self.turn_spliced(core);
+        Ok(())
+    }
+
+    fn turn_spliced(&mut self, core: &mut Core) {
+        for id in std::mem::take(&mut self.spliced_due) {
+            let Some(spliced) = self.spliced.get_mut(&id) else { continue };
+            spliced.is_due = false;
+            match spliced.turn() {
+                spliced::Turned::HasMore => mark_spliced(&mut self.spliced_due, id, spliced),
+                spliced::Turned::Waits => {}
+                spliced::Turned::Ended => {
+                    if let Some(spliced) = self.spliced.remove(&id) {
+                        self.by_flow.remove(&spliced.flow);
+                        let flow = spliced.flow;
+                        spliced.end(core);
+                        if let Some(outside) = &mut core.outside {
+                            outside.give_back(core.out.fd(), flow);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hands a connection over to the kernel, or goes on with it. The error is the card's.
+    fn hand_over(&mut self, core: &mut Core, id: u64) -> io::Result<()> {
+        // What we have said must not come after what the kernel says.
+        core.out.flush()?;
+        let Some(mut connection) = self.connections.remove(&id) else { return Ok(()) };
+        let is_all_said = core.out.is_empty();
+        let (card, guest) = (core.out.fd(), core.out.guest());
+        let taken = core.outside.as_mut().filter(|_| is_all_said).and_then(|outside| {
+            let pipes = Pipes::new().ok()?;
+            let kernel = outside.take(card, guest, connection.flow, &connection.progress()).ok()?;
+            Some((kernel, pipes))
+        });
+        match taken {
+            Some((kernel, pipes)) => {
+                connection.scheduled.map(|at| self.timers.remove(&(at, id)));
+                let spliced = connection.hand_over(kernel.into(), pipes);
+                core.watch(spliced.guest(), Owner::KernelEnd, id, Spliced::interest())?;
+                core.watch_again(spliced.host(), Owner::Tcp, id, Spliced::interest())?;
+                self.spliced.insert(id, spliced);
+            }
+            None => {
+                connection.stay();
+                self.insert(id, connection);
+            }
+        }
         Ok(())
     }
 
     /// Whether a turn is due now.
     pub fn is_due(&self) -> bool {
         !self.due.is_empty()
+    }
+
+    /// The same of one that needs no room on our way to the guest.
+    pub fn is_spliced_due(&self) -> bool {
+        !self.spliced_due.is_empty()
     }
 
     /// When the next turn is due.
@@ -285,6 +359,16 @@ impl Tcp {
         for (_, connection) in self.connections.drain() {
             connection.end(core);
         }
+        for (_, spliced) in self.spliced.drain() {
+            spliced.end(core);
+        }
+    }
+}
+
+fn mark_spliced(due: &mut Vec<u64>, id: u64, spliced: &mut Spliced) {
+    if !spliced.is_due {
+        spliced.is_due = true;
+        due.push(id);
     }
 }
 

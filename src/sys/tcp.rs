@@ -1,0 +1,163 @@
+//! TCP sockets of the kernel whose state somebody else knows, and bytes that never come to us.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{SpliceFFlags, splice};
+use nix::libc;
+use nix::sys::socket::{SockFlag, SockaddrStorage, accept4};
+
+/// Of `linux/tcp.h`.
+const REPAIR_RECEIVE_QUEUE: libc::c_int = 1;
+const REPAIR_SEND_QUEUE: libc::c_int = 2;
+const OPTION_MSS: u32 = 2;
+const OPTION_WINDOW_SCALE: u32 = 3;
+const OPTION_SELECTIVE_ACKS: u32 = 4;
+
+/// What two ends of a connection agreed on and how far they have come, from the point of view of
+/// one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Number of the next byte to be sent.
+    pub to_send: u32,
+    /// Number of the next byte to be received.
+    pub to_receive: u32,
+    /// Bytes that the other end takes, and those that it was told that we take.
+    pub windows: [u32; 2],
+    /// Bits by which windows of the other end's and of ours are shifted, if they are.
+    pub scales: Option<[u8; 2]>,
+    /// The longest segment that the other end takes.
+    pub mss: u16,
+    /// Whether acknowledgements may be selective.
+    pub selective: bool,
+}
+
+#[repr(C)]
+struct RepairOption {
+    code: u32,
+    value: u32,
+}
+
+#[repr(C)]
+struct RepairWindow {
+    last_update: u32,
+    to_send: u32,
+    most_to_send: u32,
+    to_receive: u32,
+    told_at: u32,
+}
+
+/// Makes a fresh socket the end of a connection that exists, without a segment. It sends none before
+/// [`resume`].
+pub fn restore(
+    socket: BorrowedFd<'_>,
+    own: SocketAddr,
+    other: SocketAddr,
+    progress: &Progress,
+) -> nix::Result<()> {
+    set(socket, libc::IPPROTO_IP, libc::IP_TRANSPARENT, &1)?;
+    // Nothing is lost on the way, and nothing gained by sending at a measured pace.
+    set(socket, libc::IPPROTO_TCP, libc::TCP_CONGESTION, b"reno".as_slice())?;
+    set(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, &1)?;
+    for (queue, next) in [(REPAIR_SEND_QUEUE, progress.to_send), (REPAIR_RECEIVE_QUEUE, progress.to_receive)]
+    {
+        set(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR_QUEUE, &queue)?;
+        set(socket, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ, &next)?;
+    }
+    nix::sys::socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(own))?;
+    nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(other))?;
+    let option =
+        |code, value| set(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR_OPTIONS, &RepairOption { code, value });
+    option(OPTION_MSS, progress.mss.into())?;
+    if let Some([others, own]) = progress.scales {
+        option(OPTION_WINDOW_SCALE, u32::from(others) | u32::from(own) << 16)?;
+    }
+    if progress.selective {
+        option(OPTION_SELECTIVE_ACKS, 0)?;
+    }
+    let [others, own] = progress.windows;
+    let window = RepairWindow {
+        last_update: progress.to_receive.wrapping_sub(1),
+        to_send: others,
+        most_to_send: others,
+        to_receive: own,
+        told_at: progress.to_receive,
+    };
+    set(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR_WINDOW, &window)?;
+    // Without options as before; but the kernel then looks at the longest segment anew.
+    // SAFETY: no bytes are read from the pointer.
+    Errno::result(unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_OPTIONS, std::ptr::null(), 0)
+    })?;
+    Ok(())
+}
+
+/// Lets a restored socket live, and has it tell the other end its window.
+pub fn resume(socket: BorrowedFd<'_>) -> nix::Result<()> {
+    set(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, &0)?;
+    set(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, &1)
+}
+
+/// Takes a connection from a listener.
+pub fn accept(listener: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let accepted = accept4(listener.as_raw_fd(), flags)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(accepted) })
+}
+
+/// Makes a socket one that was never connected.
+pub fn disconnect(socket: BorrowedFd<'_>) -> nix::Result<()> {
+    // SAFETY: `sockaddr` is plain data for which all zeroes is valid, and says `AF_UNSPEC`.
+    let nobody: libc::sockaddr = unsafe { std::mem::zeroed() };
+    // SAFETY: the address is as long as said.
+    Errno::result(unsafe { libc::connect(socket.as_raw_fd(), &nobody, size_of_val(&nobody) as u32) })?;
+    Ok(())
+}
+
+/// Whether the kernel has done with a connection.
+pub fn is_closed(socket: BorrowedFd<'_>) -> bool {
+    const CLOSED: u8 = 7;
+    // SAFETY: `tcp_info` is plain data for which all zeroes is valid.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    let info_at: *mut libc::tcp_info = &mut info;
+    // SAFETY: the kernel writes at most `length` bytes to where `info` is.
+    let done = Errno::result(unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info_at.cast(), &mut length)
+    });
+    done.is_err() || info.tcpi_state == CLOSED
+}
+
+/// Leaves out of what a socket receives all that the filter says 0 for.
+pub fn set_filter(socket: BorrowedFd<'_>, filter: &[libc::sock_filter]) -> nix::Result<()> {
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+    set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+}
+
+/// Moves up to so many bytes from one descriptor to another, of which one is a pipe, without waiting.
+pub fn move_bytes(from: impl AsFd, to: impl AsFd, most: usize) -> nix::Result<usize> {
+    let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
+    splice(from, None, to, None, most, flags)
+}
+
+fn set<T: ?Sized>(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: &T,
+) -> nix::Result<()> {
+    // SAFETY: the kernel reads as many bytes as said, and what it finds in them are numbers, or
+    // the place of a filter that is borrowed until we return.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            std::ptr::from_ref(value).cast(),
+            size_of_val(value) as u32,
+        )
+    };
+    Errno::result(done).map(drop)
+}
