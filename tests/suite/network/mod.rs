@@ -2,6 +2,7 @@
 
 mod cards;
 mod dns;
+mod handover;
 mod hostile;
 mod kernels;
 mod options;

@@ -1,0 +1,220 @@
+//! Connections that have moved much: the kernel carries them on, and nobody can tell.
+
+use super::{Halting, Host, PEER, python};
+use crate::support::{Place, require};
+
+/// More than after which a connection is handed over, with what the buffers hold.
+const MUCH: &str = "MUCH = 24 << 20
+def connect():
+    s = socket.create_connection((gateway(), PORT)); s.settimeout(60)
+    return s
+def both_ways(s):
+    sent = []
+    t = threading.Thread(target=lambda: sent.append(send_numbers(s, MUCH)))
+    t.start(); got = receive_some(s, MUCH); t.join()
+    return sent[0] == got
+def receive_some(s, count):
+    digest = hashlib.sha256()
+    while count:
+        block = s.recv(min(count, 1 << 20)); assert block
+        digest.update(block); count -= len(block)
+    return digest.hexdigest()";
+
+fn place() -> Place {
+    Place::new_in("/var/tmp").with_isolation(Some("namespaces"))
+}
+
+fn start(code: &str) -> Host {
+    Host::start(&format!("{MUCH}\n{code}"))
+}
+
+/// Runs Python in the machine, which must say this and end well.
+#[track_caller]
+fn says(host: &Host, code: &str, expected: &str) {
+    let ran = python(&place(), &[], &host.port, &format!("{MUCH}\n{code}")).ended_with(0);
+    assert_eq!(ran.stdout.trim_end(), expected);
+}
+
+#[test]
+fn a_heavy_connection_is_handed_over_and_leaves_nothing() {
+    require!(namespaces, python3);
+    let host = start(
+        "s = listen()
+while True:
+    c, _ = s.accept(); c.settimeout(60); both_ways(c); c.recv(1); c.close()",
+    );
+    let code = format!(
+        "{MUCH}
+print('begin', flush=True); input()
+for _ in range(3):
+    s = connect(); both_ways(s); print('moved', flush=True); input()
+    s.close(); time.sleep(0.5); print('closed', flush=True); input()"
+    );
+    let mut machine = Halting::start(&place(), &host.port, &code);
+    let before = machine.at("begin").1;
+    for _ in 0..3 {
+        machine.go_on();
+        // Two sockets and two pipes; otherwise it would be one socket.
+        assert_eq!(machine.at("moved").1, before + 6);
+        machine.go_on();
+        // The sockets from which those of the network outside are made are there for good.
+        assert_eq!(machine.at("closed").1, before);
+    }
+    machine.go_on();
+    machine.end();
+}
+
+#[test]
+fn bytes_are_whole_when_a_connection_is_handed_over_amid_traffic_both_ways() {
+    require!(namespaces, python3);
+    let host = start(
+        "s = listen()
+for _ in range(8):
+    c, _ = s.accept(); c.settimeout(60); assert both_ways(c); print(receive(c)[0])",
+    );
+    let code = "for n in range(8):
+    s = connect(); print(both_ways(s)); s.sendall(bytes(n)); s.close()";
+    says(&host, code, &["True"; 8].join("\n"));
+    host.said("0\n1\n2\n3\n4\n5\n6\n7");
+}
+
+#[test]
+fn each_side_can_finish_a_heavy_connection_while_the_other_goes_on() {
+    require!(namespaces, python3);
+    let host = start(
+        "s = listen()
+c, _ = s.accept(); both_ways(c)
+print(receive(c)[0]); print(send_numbers(c, MUCH)); c.close()
+c, _ = s.accept(); both_ways(c)
+c.shutdown(socket.SHUT_WR); print(receive(c)[1])",
+    );
+    let code = "s = connect(); both_ways(s)
+s.sendall(b'question'); s.shutdown(socket.SHUT_WR); first = receive(s)[1]
+s = connect(); both_ways(s)
+assert receive(s)[0] == 0; print(first == send_numbers(s, MUCH)); s.close()";
+    says(&host, code, "True");
+    let digest = "print(hashlib.sha256(b''.join(numbers(24 << 20))).hexdigest())";
+    let digest =
+        std::process::Command::new("python3").args(["-c", &format!("{PEER}\n{digest}")]).output().unwrap();
+    let digest = String::from_utf8(digest.stdout).unwrap();
+    host.said(&format!("8\n{0}\n{0}", digest.trim_end()));
+}
+
+#[test]
+fn a_reset_of_a_heavy_connection_reaches_the_other_side() {
+    require!(namespaces, python3);
+    let host = start(
+        "s = listen()
+c, _ = s.accept(); both_ways(c); c.recv(1); reset(c)
+c, _ = s.accept(); both_ways(c); c.sendall(b'x'); print(error_of(lambda: receive(c)))
+c, _ = s.accept(); both_ways(c); c.shutdown(socket.SHUT_WR); print(error_of(lambda: receive(c)))",
+    );
+    let code = "s = connect(); both_ways(s); s.sendall(b'x')
+print(error_of(lambda: receive(s)))
+s = connect(); both_ways(s); s.recv(1); reset(s)
+s = connect(); both_ways(s); s.recv(1); reset(s)";
+    says(&host, code, "ECONNRESET");
+    host.said("ECONNRESET\nECONNRESET");
+}
+
+#[test]
+fn a_reader_that_stalls_stops_the_writer_of_a_heavy_connection() {
+    require!(namespaces, python3);
+    // How much the two ends themselves hold is the system's to say, and not what is asked here.
+    let stall = "def small(s):
+    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF): s.setsockopt(socket.SOL_SOCKET, option, 1 << 18)
+    return s
+def stall(s):
+    s.setblocking(False)
+    sent = 0
+    while select.select([], [s], [], 1)[1]:
+        try: sent += s.send(bytes(1 << 16))
+        except BlockingIOError: pass
+    return sent";
+    let host = start(&format!(
+        "{stall}
+s = listen()
+c = small(s.accept()[0]); both_ways(c); d = small(s.accept()[0]); both_ways(d)
+print(stall(d) <= 16 << 20, flush=True)
+time.sleep(3)"
+    ));
+    let code = format!(
+        "{stall}
+a = small(connect()); both_ways(a); b = small(connect()); both_ways(b)
+print(stall(a) <= 16 << 20)
+time.sleep(2)"
+    );
+    says(&host, &code, "True");
+    host.said("True");
+}
+
+#[test]
+fn more_heavy_connections_than_are_handed_over_go_on_beside_each_other() {
+    require!(namespaces, python3);
+    let host = start(
+        "s = listen()
+good = []
+def serve(c): good.append(both_ways(c)); c.close()
+threads = [threading.Thread(target=serve, args=(s.accept()[0],)) for _ in range(48)]
+for t in threads: t.start()
+for t in threads: t.join()
+print(sum(good))",
+    );
+    let code = "all = [connect() for _ in range(48)]
+good = []
+threads = [threading.Thread(target=lambda s=s: good.append(both_ways(s))) for s in all]
+for t in threads: t.start()
+for t in threads: t.join()
+print(sum(good))";
+    says(&host, code, "48");
+    host.said("48");
+}
+
+/// The kernel that holds heavy connections is at the other end of every frame.
+#[test]
+fn nobody_but_us_answers_the_machine() {
+    require!(namespaces, python3);
+    let host = start(
+        "s = listen()
+c, _ = s.accept(); both_ways(c); print(c.recv(1))",
+    );
+    let code = r#"s = connect(); both_ways(s)
+raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)); raw.bind(('eth0', 0))
+OURS, THEIRS = raw.getsockname()[4], bytes.fromhex('0273656b0002')
+ours, port = s.getsockname()
+ME, GATEWAY = socket.inet_aton(ours), socket.inet_aton(gateway())
+def total(data):
+    n = sum(struct.unpack('!%dH' % (len(data) // 2), data))
+    while n >> 16: n = (n & 0xffff) + (n >> 16)
+    return struct.pack('!H', ~n & 0xffff)
+def ip(target, protocol, payload, source=ME):
+    head = struct.pack('!BBHHHBBH4s4s', 0x45, 0, 20 + len(payload), 1, 0, 64, protocol, 0, source, target)
+    return b'\x08\0' + head[:10] + total(head) + head[12:] + payload
+def tcp(target, sport, dport, flags, source=ME):
+    head = struct.pack('!HHIIBBHHH', sport, dport, 7, 7, 0x50, flags, 65535, 0, 0)
+    sum = total(source + target + struct.pack('!BBH', 0, 6, 20) + head)
+    return ip(target, 6, head[:16] + sum + head[18:], source)
+def echo(target):
+    head = struct.pack('!BBHHH', 8, 0, 0, 7, 7)
+    return ip(target, 1, head[:2] + total(head) + head[4:])
+def answers(body, to=THEIRS):
+    while select.select([raw], [], [], 0)[0]: raw.recv(1 << 17)
+    raw.send(to + OURS + body)
+    end, count = time.monotonic() + 0.4, 0
+    while (left := end - time.monotonic()) > 0 and select.select([raw], [], [], left)[0]:
+        frame, where = raw.recvfrom(1 << 17)
+        count += where[2] != 4
+    return count
+arp = b'\x08\x06' + struct.pack('!HHBBH6s4s6s4s', 1, 0x800, 6, 4, 1, OURS, ME, bytes(6), GATEWAY)
+nobody, loopback = ME[:3] + b'\x63', bytes([127, 0, 0, 1])
+print('arp', answers(arp, b'\xff' * 6), answers(arp))
+print('denied', answers(tcp(nobody, 4000, 80, 2)), answers(tcp(GATEWAY, 4000, 1, 2)))
+print('stray', answers(tcp(GATEWAY, 4001, PORT, 16)), answers(tcp(GATEWAY, port, PORT + 1, 16)))
+print('loopback', answers(tcp(loopback, 4002, PORT, 2)), answers(echo(loopback)))
+print('nobody', answers(echo(nobody)), answers(echo(b'\xff' * 4), b'\xff' * 6))
+print('forged', answers(tcp(GATEWAY, 4003, PORT, 2, nobody)), answers(tcp(GATEWAY, 4003, PORT, 16, GATEWAY)))
+s.sendall(b'!')"#;
+    let baseline = "arp 1 1\ndenied 1 1\nstray 1 1\nloopback 1 0\nnobody 0 0\nforged 0 0";
+    says(&host, code, baseline);
+    host.said("b'!'");
+}
