@@ -22,8 +22,16 @@ const CARD: &str = "eth0";
 const PEER: &str = "eth0-outside";
 /// Its number, above those that the kernel itself gives to what comes with a network.
 const PEER_INDEX: u32 = 1000;
-/// Least, first and most bytes of a TCP connection's buffer there.
-const BUFFERS: &str = "4096 131072 4194304";
+/// How the network that it is in is set up. The first three would come from the host's own network,
+/// and make the kernel answer what is not for it; then the bytes of a connection's buffers: the least,
+/// the first and the most.
+const QUIET: [(&str, &str); 5] = [
+    ("ip_forward", "0"),
+    ("conf/all/route_localnet", "0"),
+    ("conf/default/route_localnet", "0"),
+    ("tcp_rmem", "4096 131072 4194304"),
+    ("tcp_wmem", "4096 65536 4194304"),
+];
 
 /// Enters a network of the machine's own, unless the seal comes with one.
 pub fn enter(namespaces: &Namespaces) -> Result<()> {
@@ -110,10 +118,10 @@ impl Outside {
     /// Has the calling thread enter a network of its own, for good.
     fn enter() -> Result<Self> {
         unshare(CloneFlags::CLONE_NEWNET).context("create a network")?;
-        // Nobody is in it: it has nothing to say of its own.
+        // Nobody is in it: it has nothing to say of its own. A kernel without IPv6 has not anyway.
         let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
-        for buffers in ["rmem", "wmem"] {
-            let _ = std::fs::write(format!("/proc/sys/net/ipv4/tcp_{buffers}"), BUFFERS);
+        for (name, value) in QUIET {
+            std::fs::write(format!("/proc/sys/net/ipv4/{name}"), value).context("silence a network")?;
         }
         Self::open()
     }

@@ -84,7 +84,7 @@ pub struct Core {
     /// The time of this turn.
     pub now: Instant,
     /// Where connections can be handed over to the kernel, if they can.
-    pub outside: Option<Outside>,
+    pub outside: Option<Box<Outside>>,
     next_id: u64,
     minds_room: bool,
 }

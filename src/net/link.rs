@@ -45,7 +45,7 @@ pub struct Card {
     /// Longest IP packet.
     pub mtu: usize,
     /// The network that the other end of a pair of links is in.
-    pub outside: Option<Outside>,
+    pub outside: Option<Box<Outside>>,
 }
 
 /// How a card's descriptor is read and written.
@@ -101,7 +101,7 @@ pub struct Outbox {
     /// Bytes of the header before each frame.
     header: usize,
     mtu: usize,
-    outside: Option<Outside>,
+    outside: Option<Box<Outside>>,
     guest: Mac,
     queue: VecDeque<Frame>,
     /// Bytes in the queue.
@@ -224,7 +224,7 @@ impl Outbox {
     }
 
     /// Where the guest's frames come from, if that is a network with a kernel behind it.
-    pub fn take_outside(&mut self) -> Option<Outside> {
+    pub fn take_outside(&mut self) -> Option<Box<Outside>> {
         self.outside.take()
     }
 

@@ -37,15 +37,15 @@ pub struct Outside {
 
 impl Outside {
     /// From what was opened there: a socket for requests, and two that are not connected.
-    pub fn new(mut descriptors: impl Iterator<Item = OwnedFd>) -> Option<Self> {
+    pub fn new(mut descriptors: impl Iterator<Item = OwnedFd>) -> Option<Box<Self>> {
         let [requests, listener, dialler] = std::array::from_fn(|_| descriptors.next());
-        Some(Self {
+        Some(Box::new(Self {
             requests: requests?,
             listener: listener?,
             dialler: dialler?,
             address: None,
             flows: Vec::new(),
-        })
+        }))
     }
 
     /// Whether it would take this connection.

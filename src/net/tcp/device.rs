@@ -30,7 +30,7 @@ impl TxToken for Outgoing<'_> {
         let Self(out, seen) = self;
         out.fill_packet(length, |packet| {
             let done = write(packet);
-            seen.from_us(packet);
+            seen.we_send(packet);
             done
         })
     }

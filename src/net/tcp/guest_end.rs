@@ -122,7 +122,7 @@ impl GuestEnd {
     /// Takes a packet of the guest's.
     pub fn take(&mut self, core: &mut Core, packet: &[u8]) {
         let now = self.time(core.now);
-        self.seen.from_guest(packet, core.now);
+        self.seen.guest_sends(packet, core.now);
         let mut device = Turn { incoming: Some(packet), out: &mut core.out, seen: &mut self.seen };
         self.interface.poll_ingress_single(now, &mut device, &mut self.sockets);
     }

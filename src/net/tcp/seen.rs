@@ -32,14 +32,14 @@ pub struct Seen {
 
 impl Seen {
     /// The guest sends this packet.
-    pub fn from_guest(&mut self, packet: &[u8], now: Instant) {
+    pub fn guest_sends(&mut self, packet: &[u8], now: Instant) {
         if self.guest.hear(packet) {
             self.guest_sent_at = Some(now);
         }
     }
 
     /// We send it.
-    pub fn from_us(&mut self, packet: &[u8]) {
+    pub fn we_send(&mut self, packet: &[u8]) {
         self.ours.hear(packet);
     }
 
