@@ -59,6 +59,7 @@ pub fn restore(
     set(socket, libc::IPPROTO_IP, libc::IP_TRANSPARENT, &1)?;
     // Nothing is lost on the way, and nothing gained by sending at a measured pace.
     set(socket, libc::IPPROTO_TCP, libc::TCP_CONGESTION, b"reno".as_slice())?;
+    set(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, &1)?;
     set(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, &1)?;
     for (queue, next) in [(REPAIR_SEND_QUEUE, progress.to_send), (REPAIR_RECEIVE_QUEUE, progress.to_receive)]
     {
@@ -95,8 +96,7 @@ pub fn restore(
 
 /// Lets a restored socket live, and has it tell the other end its window.
 pub fn resume(socket: BorrowedFd<'_>) -> nix::Result<()> {
-    set(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, &0)?;
-    set(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, &1)
+    set(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, &0)
 }
 
 /// Takes a connection from a listener.

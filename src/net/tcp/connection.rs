@@ -28,7 +28,7 @@ const HEAVY: u64 = 1 << 20;
 /// How long the guest has to be silent for that, unless it may not send.
 const SILENCE: Duration = Duration::from_millis(1);
 /// How long bytes may be held back for it.
-const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// The two ends of a connection as the guest sees them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -214,9 +214,9 @@ impl Connection {
     }
 
     /// It is not handed over for now.
-    fn go_on(&mut self) {
+    pub fn go_on(&mut self) {
         self.held_since = None;
-        self.heavy_at = self.sent + self.received + HEAVY;
+        self.heavy_at = (self.sent + self.received) * 2;
     }
 
     /// It cannot be handed over.

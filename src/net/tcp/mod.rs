@@ -316,9 +316,13 @@ impl Tcp {
         // What we have said must not come after what the kernel says.
         core.out.flush()?;
         let Some(mut connection) = self.connections.remove(&id) else { return Ok(()) };
-        let is_all_said = core.out.is_empty();
+        if !core.out.is_empty() {
+            connection.go_on();
+            self.insert(id, connection);
+            return Ok(());
+        }
         let (card, guest) = (core.out.fd(), core.out.guest());
-        let taken = core.outside.as_mut().filter(|_| is_all_said).and_then(|outside| {
+        let taken = core.outside.as_mut().and_then(|outside| {
             let pipes = Pipes::new().ok()?;
             let kernel = outside.take(card, guest, connection.flow, &connection.progress()).ok()?;
             Some((kernel, pipes))

@@ -3,7 +3,6 @@
 //!
 //! Ends of stream, resets and readers that do not read are passed on as by every other connection.
 
-use std::io::ErrorKind;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -198,11 +197,8 @@ impl Way {
         } else if self.ended && self.readable {
             self.readable = false;
             // After its end of stream it has only one thing to say.
-            match from.take_error() {
-                Ok(Some(error)) if error.kind() == ErrorKind::ConnectionReset => {
-                    return Err(Errno::ECONNRESET);
-                }
-                _ => {}
+            if !matches!(from.take_error(), Ok(None)) {
+                return Err(Errno::ECONNRESET);
             }
         }
         if self.held > 0 && self.writable {
