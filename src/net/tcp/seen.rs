@@ -136,3 +136,74 @@ impl End {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn packet(flags: u8, numbers: (u32, u32), window: u16, options: &[u8], data: &[u8]) -> Vec<u8> {
+        let mut packet = vec![0; 20];
+        packet[0] = 0x45;
+        packet.extend([0, 1, 0, 2]);
+        packet.extend(numbers.0.to_be_bytes());
+        packet.extend(numbers.1.to_be_bytes());
+        packet.extend([((5 + options.len() / 4) << 4) as u8, flags]);
+        packet.extend(window.to_be_bytes());
+        packet.extend([0; 4]);
+        packet.extend_from_slice(options);
+        packet.extend_from_slice(data);
+        packet
+    }
+
+    /// A handshake with numbers that wrap around soon.
+    fn opened(now: Instant) -> Seen {
+        let mut seen = Seen::default();
+        let options = [2, 4, 0xff, 0xc8, 4, 2, 1, 3, 3, 10, 0, 0];
+        seen.guest_sends(&packet(SYN, (u32::MAX, 0), 64_240, &options, b""), now);
+        let options = [2, 4, 0x05, 0xb4, 1, 3, 3, 5, 4, 2, 0, 0];
+        seen.we_send(&packet(SYN | ACK, (0x8fff_ffff, 0), 65_535, &options, b""));
+        seen.guest_sends(&packet(ACK, (0, 0x9000_0000), 63, &[], b""), now);
+        seen
+    }
+
+    #[test]
+    fn what_both_ends_agreed_on_and_how_far_they_are_is_known() {
+        let now = Instant::now();
+        let mut seen = opened(now);
+        seen.guest_sends(&packet(ACK, (0, 0x9000_0000), 63, &[], b"question"), now);
+        assert!(!seen.is_quiet(Duration::ZERO, now), "we have not said that we have it");
+        seen.we_send(&packet(ACK, (0x9000_0000, 8), 2000, &[], b"answer"));
+        assert!(!seen.is_quiet(Duration::ZERO, now), "the guest has not");
+        seen.guest_sends(&packet(ACK, (8, 0x9000_0006), 62, &[], b""), now);
+        seen.guest_sends(&packet(ACK, (8, 0x9000_0000), 9, &[], b""), now);
+        assert!(!seen.is_quiet(SECOND, now) && seen.is_quiet(SECOND, now + SECOND));
+        let expected = Progress {
+            to_send: 0x9000_0006,
+            to_receive: 8,
+            windows: [62 << 10, 2000 << 5],
+            scales: Some([10, 5]),
+            mss: 65_480,
+            selective: true,
+        };
+        assert_eq!(seen.progress(), expected);
+    }
+
+    #[test]
+    fn a_guest_that_may_not_send_is_quiet_at_once() {
+        let now = Instant::now();
+        let mut seen = opened(now);
+        seen.guest_sends(&packet(ACK, (0, 0x9000_0000), 63, &[], b"much"), now);
+        seen.we_send(&packet(ACK, (0x9000_0000, 4), 0, &[], b""));
+        assert!(seen.is_quiet(SECOND, now));
+    }
+
+    #[test]
+    fn packets_cut_anywhere_say_nothing() {
+        let whole = packet(SYN, (1, 0), 1, &[2, 4, 5, 0xb4], b"");
+        for length in 0..whole.len() {
+            assert_eq!(End::default().try_hear(&whole[..length]), None, "{length}");
+        }
+    }
+}
