@@ -14,6 +14,8 @@ use smoltcp::socket::tcp::State;
 use super::guest_end::GuestEnd;
 use super::spliced::{Pipes, Sockets, Spliced};
 use crate::net::core::Core;
+use crate::net::emit::Ends;
+use crate::net::frame::TCP;
 use crate::net::log::{Fate, Protocol};
 use crate::sys::tcp::Progress;
 
@@ -23,7 +25,8 @@ const PIECE: usize = 512 << 10;
 const MUCH: u64 = 128 << 10;
 /// Rounds in one turn before others get theirs.
 const TURN: usize = 4;
-/// Bytes after which a connection is worth being handed over to the kernel.
+/// Bytes for the guest after which a connection is worth being handed over to the kernel. It gains
+/// nothing in the other direction.
 const HEAVY: u64 = 1 << 20;
 /// How long the guest has to be silent for that, unless it may not send.
 const SILENCE: Duration = Duration::from_millis(1);
@@ -78,7 +81,9 @@ pub struct Connection {
     received: u64,
     /// Since when bytes are held back so that it may be handed over.
     held_since: Option<Instant>,
-    /// How many bytes it must have moved before that is tried.
+    /// Whether the guest was then asked how far it is.
+    has_asked: bool,
+    /// How many bytes the guest must have got before that is tried.
     heavy_at: u64,
 }
 
@@ -125,6 +130,7 @@ impl Connection {
             sent: 0,
             received: 0,
             held_since: None,
+            has_asked: false,
             heavy_at: HEAVY,
         }
     }
@@ -173,7 +179,7 @@ impl Connection {
                 continue;
             }
             if !moved {
-                return Ok(match self.rest(core.now) {
+                return Ok(match self.rest(core) {
                     Some(turned) => turned,
                     None => self.after_turn(core.now),
                 });
@@ -184,23 +190,30 @@ impl Connection {
 
     /// Holds bytes back if it is time to hand the connection over.
     fn hold(&mut self, core: &Core) {
-        let is_heavy = self.sent + self.received >= self.heavy_at;
+        let is_heavy = self.received >= self.heavy_at;
         if is_heavy && self.held_since.is_none() && core.has_outside_for(self.flow) {
             let is_open = self.established && !self.host_finished && !self.guest_finished;
             if is_open && self.guest.socket().state() == State::Established {
                 self.held_since = Some(core.now);
+                self.has_asked = false;
             }
         }
     }
 
     /// Whether it rests, or what it waits for until it does; nothing if that is not to be.
-    fn rest(&mut self, now: Instant) -> Option<Turned> {
-        let since = self.held_since?;
+    fn rest(&mut self, core: &mut Core) -> Option<Turned> {
+        let (since, now) = (self.held_since?, core.now);
         let socket = self.guest.socket();
         let (state, unacknowledged) = (socket.state(), socket.send_queue());
         let seen = self.guest.seen();
         if state == State::Established && now < since + PATIENCE {
             if unacknowledged > 0 || !seen.is_quiet(SILENCE, now) {
+                if unacknowledged > 0 && !self.has_asked {
+                    self.has_asked = true;
+                    let Flow { guest, remote } = self.flow;
+                    let ends = Ends { source: remote.ip(), destination: guest.ip() };
+                    core.out.payload(ends, TCP, &seen.question(self.flow));
+                }
                 let next = self.guest.next(now).map_or(now + SILENCE, |at| at.min(now + SILENCE));
                 return Some(Turned::Waits(Some(next)));
             }
@@ -216,7 +229,7 @@ impl Connection {
     /// It is not handed over for now.
     pub fn go_on(&mut self) {
         self.held_since = None;
-        self.heavy_at = (self.sent + self.received) * 2;
+        self.heavy_at = self.received * 2;
     }
 
     /// It cannot be handed over.

@@ -92,7 +92,14 @@ impl Tcp {
                     mark(&mut self.due, id, connection);
                 }
                 // The guest asks again, or has changed its mind.
-                None if flags & RST != 0 => self.forget_pending(id),
+                None if flags & RST != 0 => {
+                    self.forget_pending(id);
+                    // It came before the kernel took this connection over, which knows nothing of it.
+                    if let Some(spliced) = self.spliced.get_mut(&id) {
+                        spliced.on_reset();
+                        mark_spliced(&mut self.spliced_due, id, spliced);
+                    }
+                }
                 None => {}
             },
             None if flags & (SYN | RST | ACK) == SYN && flow.remote.port() != 0 => {

@@ -2,7 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use super::connection::Flow;
 use super::{ACK, RST, SYN};
+use crate::net::checksum::Sum;
+use crate::net::emit::Ends;
+use crate::net::frame::TCP;
 use crate::sys::tcp::Progress;
 
 /// What one end has said.
@@ -56,6 +60,22 @@ impl Seen {
         let left = acknowledged.wrapping_add(self.our_window()).wrapping_sub(self.guest.sent);
         // Its segments are at most half as long as the largest window that it was shown.
         (left as i32) < i32::from(self.ours.mss.min(i16::MAX as u16))
+    }
+
+    /// A segment that the guest answers at once with how far it is, since it is an old one: its own
+    /// word may otherwise take until its timer for delayed acknowledgements.
+    pub fn question(&self, flow: Flow) -> Vec<u8> {
+        let ends = Ends { source: flow.remote.ip(), destination: flow.guest.ip() };
+        let before = self.guest.acknowledged.unwrap_or_default().wrapping_sub(1);
+        let mut segment = [flow.remote.port().to_be_bytes(), flow.guest.port().to_be_bytes()].concat();
+        segment.extend(before.to_be_bytes());
+        segment.extend(self.ours.acknowledged.unwrap_or_default().to_be_bytes());
+        segment.extend([0x50, ACK]);
+        segment.extend(self.ours.window.to_be_bytes());
+        segment.extend([0; 4]);
+        let sum = Sum::of_pseudo_header(ends.source, ends.destination, TCP, segment.len()).add(&segment);
+        segment[16..18].copy_from_slice(&sum.checksum().to_be_bytes());
+        segment
     }
 
     /// Where our end is.

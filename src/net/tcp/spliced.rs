@@ -35,6 +35,7 @@ pub struct Spliced {
     host: TcpStream,
     to_host: Way,
     to_guest: Way,
+    is_reset: bool,
 }
 
 /// One direction.
@@ -100,6 +101,7 @@ impl Spliced {
             host,
             to_host: Way::new(to_host, moved.0),
             to_guest: Way::new(to_guest, moved.1),
+            is_reset: false,
         }
     }
 
@@ -128,10 +130,16 @@ impl Spliced {
         on_event(flags, &mut self.to_host, &mut self.to_guest);
     }
 
+    /// The guest has reset it, of which the kernel's end does not know.
+    pub fn on_reset(&mut self) {
+        self.is_reset = true;
+    }
+
     /// Moves what can be moved.
     pub fn turn(&mut self) -> Turned {
         for _ in 0..TURN {
-            let to_guest = self.to_guest.turn(&self.host, &self.guest);
+            let reset = Err(Errno::ECONNRESET);
+            let to_guest = if self.is_reset { reset } else { self.to_guest.turn(&self.host, &self.guest) };
             let to_host = self.to_host.turn(&self.guest, &self.host);
             match (to_guest, to_host) {
                 (Ok(false), Ok(false)) => {
