@@ -19,7 +19,8 @@
 //! - [`execns`]: a program in fresh namespaces at the moment of exec; how the namespaces machine
 //!   starts its init, and a call of its own.
 //! - [`session`]: the host's end of the protocol: boot, spawn, stream, signal, wait.
-//! - [`net`]: the machine's network: frames in, the host's own sockets out; a thread of its own.
+//! - [`net`]: the machine's network: frames in, the host's own sockets out; a thread of its own. Frames
+//!   of a guest are in memory that it shares; what namespaces download in bulk is left to the kernel.
 //! - [`ci`]: the words of each CI; what a command's output and end mean to it.
 //! - [`github`]: check runs and comments by GitHub's API; the only place with an asynchronous runtime.
 //! - [`kernel`]: catalogue, build and cache of guest kernels.

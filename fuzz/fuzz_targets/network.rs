@@ -53,7 +53,7 @@ impl World {
             resolv_conf: "/nowhere".into(),
             log_everything: true,
         };
-        let card = Card { fd: card, kind: CardKind::Socket, offload: false, mtu: MTU };
+        let card = Card { fd: card, kind: CardKind::Socket, offload: false, mtu: MTU, outside: None };
         let stack = Stack::new(card, settings).expect("a stack");
         Self { stack, guest, listener, addresses, port, now: Instant::now(), inputs: 0 }
     }

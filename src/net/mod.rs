@@ -7,8 +7,8 @@
 //!                                                          link -> virtio
 //! ```
 //!
-//! Where the card is one of a pair of links, TCP connections that move much are handed over to the
-//! kernel at the other link: see [`outside`].
+//! Where the card is one of a pair of links, TCP connections that bring the guest much are handed over
+//! to the kernel at the other link: see [`outside`].
 //!
 //! One thread runs it. Everything that it keeps is bounded, whatever the guest sends, and nothing
 //! that the guest sends can make it fail. If it ends all the same, whoever holds the [`Network`]

@@ -3,6 +3,8 @@
 //! The guest's first segment is kept until the host's socket is connected or is known not to be; so
 //! what the guest sees (accepted, refused, unreachable, silence) is what the host saw, and a
 //! connection that never comes to be costs a descriptor and the segment.
+//!
+//! Then smoltcp is the guest's end of it, until the kernel is where that is possible and pays.
 
 mod connection;
 mod device;
