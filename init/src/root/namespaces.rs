@@ -6,6 +6,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -194,7 +195,11 @@ pub fn assemble(
     super::bind(Path::new(ROOT), Path::new(ROOT))?;
     let plain = !namespaces.layers.first().is_some_and(|layer| layer.path.is_empty());
     for layer in &namespaces.layers {
-        add(layer, overlays, warnings).with_context(|| format!("/{}", path(&layer.path).display()))?;
+        let added = add(layer, overlays, warnings);
+        // The host lives on: nobody misses what it has removed since it was looked at.
+        if added.is_ok() || !is_gone(&overlays.rootfs.join(path(&layer.path))) {
+            added.with_context(|| format!("/{}", path(&layer.path).display()))?;
+        }
     }
     for shadow in boot.shadows.iter().filter(|shadow| !overlays.cover(path(&shadow.path))) {
         shadows::apply_directly(shadow, Path::new(ROOT)).or_else(|why| forgive(shadow, why, warnings))?;
@@ -230,11 +235,19 @@ fn add(layer: &Layer, overlays: &Overlays<'_>, warnings: &mut Vec<String>) -> Re
         LayerKind::Copy => {
             let mut from = File::from(open(&source, OFlag::O_RDONLY)?);
             let mut to = File::create(&target)?;
-            std::io::copy(&mut from, &mut to)?;
+            match std::io::copy(&mut from, &mut to) {
+                // A namespace that was mounted on the file meanwhile, which has nothing to be read.
+                Err(error) if error.kind() == ErrorKind::InvalidInput => {}
+                copied => _ = copied?,
+            }
             Ok(to.set_permissions(Permissions::from_mode(from.metadata()?.permissions().mode()))?)
         }
         LayerKind::Link(to) => Ok(symlink(OsStr::from_bytes(to), &target)?),
     }
+}
+
+fn is_gone(source: &Path) -> bool {
+    fs::symlink_metadata(source).is_err_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
 /// Lets a failed shadow be, unless it hides something: nothing else keeps that from being read.
