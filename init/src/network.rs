@@ -65,6 +65,10 @@ fn raise_card(card: &NetworkCard) -> Result<()> {
         CardSource::Made(_) => CARD,
     };
     let index = if_nametoindex(device).with_context(|| format!("there is no {device}"))?;
+    if made.is_some() {
+        // Nothing is lost on the way to us. The host's own choice may send at a measured pace.
+        let _ = std::fs::write("/proc/sys/net/ipv4/tcp_congestion_control", "reno");
+    }
     let mut requests = Requests::default();
     let address = Some(card.mac);
     requests.set_link(&Link { index, name: CARD, address, mtu: card.mtu, silent: false });
