@@ -72,12 +72,17 @@ fn raise_card(card: &NetworkCard) -> Result<()> {
     let mut requests = Requests::default();
     let address = Some(card.mac);
     requests.set_link(&Link { index, name: CARD, address, mtu: card.mtu, silent: false });
-    for end in &card.ends {
+    for end in card.ends.iter().filter(|end| end.address.is_ipv4() || knows_ipv6()) {
         requests.add_address(index, end.address, end.prefix);
         requests.add_default_route(index, end.gateway);
     }
     requests.send()?;
     made.map_or(Ok(()), |(socket, (kind, fds))| pass_on(socket, kind, &fds))
+}
+
+/// Whether the kernel does: a guest's may have been built without it.
+fn knows_ipv6() -> bool {
+    socket(AddressFamily::Inet6, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).is_ok()
 }
 
 /// Makes a card out of nothing: a pair of links with a packet socket on the second one, which takes

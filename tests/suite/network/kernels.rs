@@ -20,6 +20,13 @@ fn guests_of_linux_6_1_have_it() {
     works("6.1/small");
 }
 
+/// It knows nothing of IPv6.
+#[test]
+fn guests_of_a_distributions_kernel_have_it() {
+    require!(distribution_uml, python3);
+    works("linux.uml");
+}
+
 fn works(kernel: &str) {
     let place = Place::new_in("/var/tmp").with_isolation(Some("uml"));
     let options = ["--kernel", kernel];
@@ -43,9 +50,10 @@ for size in (1, 1472, 9000, 65000):
 address = (gateway(), PORT)
 for _ in range(500):
     s = socket.create_connection(address); s.sendall(b'x'); assert s.recv(1) == b'x'; s.close()
-print(error_of(lambda: connect(1)))
+print(error_of(lambda: socket.create_connection((gateway(), 1))))
 print(error_of(lambda: socket.create_connection(('169.254.169.254', 80))))";
     let ran = python(&place, &options, &host.port, code).ended_with(0);
+    assert!(!ran.stderr.contains("no network"), "{}", ran.stderr);
     let lines: Vec<&str> = ran.stdout.lines().collect();
     assert_eq!(lines[0], lines[1], "the two ends sent the same");
     assert_eq!(lines[2..], ["ECONNRESET", "ECONNREFUSED", "ECONNREFUSED"]);
