@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
-use crate::protocol::{Boot, CardKind, CardSource, Namespaces, NetworkCard, Seal};
+use crate::protocol::{Boot, CardKind, CardSource, Namespaces, NetworkCard, PEER, PEER_INDEX, Seal};
 use anyhow::{Context, Result, bail};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
@@ -18,10 +18,6 @@ use crate::sys::network::Offload;
 
 /// What the card is called, as on most machines.
 const CARD: &str = "eth0";
-/// The other end of the pair, where the card is one.
-const PEER: &str = "eth0-outside";
-/// Its number, above those that the kernel itself gives to what comes with a network.
-const PEER_INDEX: u32 = 1000;
 /// How the network that it is in is set up. The first three would come from the host's own network,
 /// and make the kernel answer what is not for it; then the bytes of a connection's buffers: the least,
 /// the first and the most.

@@ -225,6 +225,11 @@ pub struct NetworkCard {
     pub ends: Vec<NetworkEnd>,
 }
 
+/// What the init calls the other end of a card that it made, where that is one of a pair of links.
+pub const PEER: &str = "eth0-outside";
+/// The number that it gives it, above those that the kernel itself gives to what comes with a network.
+pub const PEER_INDEX: u32 = 1000;
+
 /// Where a network card comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CardSource {

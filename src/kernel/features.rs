@@ -112,4 +112,14 @@ seccomp=<on/auto/off>
         assert!(!features.overlay);
         assert_eq!(features.modules, ["OVERLAY_FS"]);
     }
+
+    #[test]
+    fn a_card_in_memory_takes_the_driver_and_a_socket_that_can_be_inherited() {
+        let help = "virtio_uml.device=<socket>:<virtio_id>[:<platform_id>]\n    Configure a virtio device";
+        let ours =
+            format!("{help}: its path,\n    or fd:<number> for one that is inherited, and connected.\n");
+        let has = |help: &str, config: &str| Features::parse(help, config).virtio_net;
+        assert!(has(&ours, "CONFIG_VIRTIO_NET=y\n"));
+        assert!(!has(help, "CONFIG_VIRTIO_NET=y\n") && !has(&ours, "CONFIG_VIRTIO_NET=m\n"));
+    }
 }

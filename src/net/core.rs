@@ -92,7 +92,8 @@ pub struct Core {
 impl Core {
     /// Everything at its start.
     pub fn new(
-        mut out: Outbox,
+        out: Outbox,
+        outside: Option<Box<Outside>>,
         addresses: Addresses,
         policy: Policy,
         host_loopback: BTreeSet<u16>,
@@ -100,7 +101,6 @@ impl Core {
         now: Instant,
     ) -> nix::Result<Self> {
         let epoll = Epoll::new(nix::sys::epoll::EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let outside = out.take_outside();
         Ok(Self {
             epoll,
             out,

@@ -101,7 +101,6 @@ pub struct Outbox {
     /// Bytes of the header before each frame.
     header: usize,
     mtu: usize,
-    outside: Option<Box<Outside>>,
     guest: Mac,
     queue: VecDeque<Frame>,
     /// Bytes in the queue.
@@ -197,7 +196,6 @@ impl Outbox {
             carrier,
             header: if card.offload { header } else { 0 },
             mtu: card.mtu,
-            outside: card.outside,
             guest: GUEST_MAC,
             queue: VecDeque::new(),
             weight: 0,
@@ -221,11 +219,6 @@ impl Outbox {
             Carrier::Socket(fd) | Carrier::Device(fd) => fd.as_fd(),
             Carrier::Memory(memory) => memory.fd(),
         }
-    }
-
-    /// Where the guest's frames come from, if that is a network with a kernel behind it.
-    pub fn take_outside(&mut self) -> Option<Box<Outside>> {
-        self.outside.take()
     }
 
     /// Where frames go.

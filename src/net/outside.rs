@@ -12,6 +12,7 @@ use anyhow::Result;
 use nix::libc;
 use nix::sys::socket::{Backlog, SockaddrIn, bind, connect, getsockname, listen};
 use sekexe_init::netlink::{Requests, Rule};
+use sekexe_init::protocol::{PEER, PEER_INDEX};
 
 use super::frame::{ETHERTYPE_IPV4, Mac, TCP};
 use super::tcp::Flow;
@@ -21,9 +22,6 @@ use crate::sys::tcp::{Progress, accept, disconnect, restore, resume, set_filter}
 const MOST: usize = 32;
 /// The table in which every address is the kernel's own.
 const TABLE: u8 = 100;
-/// What the init calls the other end of the card, and which number it gave it.
-const CARD: &str = "eth0-outside";
-const CARD_INDEX: u32 = 1000;
 
 /// See the module.
 #[derive(Debug)]
@@ -65,7 +63,7 @@ impl Outside {
         let socket = self.new_socket(&address)?;
         restore(socket.as_fd(), flow.remote, flow.guest, progress)?;
         let mut requests = Requests::default();
-        requests.add_neighbour(CARD_INDEX, flow.guest.ip(), guest);
+        requests.add_neighbour(PEER_INDEX, flow.guest.ip(), guest);
         requests.add_rule(&rule(&flow));
         requests.send_over(&self.requests)?;
         self.flows.push(flow);
@@ -94,7 +92,7 @@ impl Outside {
             return Ok(address);
         }
         let mut requests = Requests::default();
-        requests.add_link_route(CARD_INDEX, flow.guest.ip());
+        requests.add_link_route(PEER_INDEX, flow.guest.ip());
         requests.add_local_route(flow.guest.ip(), TABLE);
         requests.send_over(&self.requests)?;
         let anywhere = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
@@ -117,7 +115,7 @@ impl Outside {
 }
 
 fn rule(flow: &Flow) -> Rule<'static> {
-    Rule { at: CARD, from: flow.guest, to: flow.remote, table: TABLE }
+    Rule { at: PEER, from: flow.guest, to: flow.remote, table: TABLE }
 }
 
 /// Lets everything through but the segments of these connections.

@@ -50,13 +50,15 @@ pub struct Stack {
 
 impl Stack {
     /// A stack behind this card. The error is the host's, short of descriptors or memory.
-    pub fn new(card: Card, settings: Settings) -> io::Result<Self> {
+    pub fn new(mut card: Card, settings: Settings) -> io::Result<Self> {
         // A connection's buffers take no memory before they are used.
         crate::sys::net::map_allocations_from(tcp::SMALL_BUFFER as i32);
         let now = Instant::now();
         let log = Log::new(settings.log_everything);
+        let outside = card.outside.take();
         let out = Outbox::new(card)?;
-        let mut core = Core::new(out, settings.addresses, settings.policy, settings.host_loopback, log, now)?;
+        let mut core =
+            Core::new(out, outside, settings.addresses, settings.policy, settings.host_loopback, log, now)?;
         core.watch(core.out.fd(), Owner::Card, 0, EpollFlags::EPOLLIN | EpollFlags::EPOLLET)?;
         let (mut tcp, mut udp) = (Tcp::default(), Udp::default());
         for published in settings.published {

@@ -77,11 +77,7 @@ impl Guest {
     }
 
     fn announce(&mut self) {
-        // All features that were offered.
-        self.say(1, &[], &[]);
-        let mut offered = [0; 20];
-        self.socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-        let _ = self.socket.read(&mut offered);
+        // All features that are offered.
         self.say(2, &numbers(&[1 | 2 | 8 | 32 | 1 << 29 | 1 << 30 | 1 << 32]), &[]);
         self.say_memory();
         for index in [TO_GUEST, FROM_GUEST] {
