@@ -2,9 +2,12 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::AsFd;
 use std::str::FromStr;
 
 use anyhow::{Result, anyhow};
+
+use crate::sys::tcp::bound_buffers;
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +71,7 @@ impl Publish {
         } else {
             TcpListener::bind(self.host).and_then(|listener| {
                 listener.set_nonblocking(true)?;
+                bound_buffers(listener.as_fd());
                 Ok(Published::Tcp(listener, self.guest))
             })
         };

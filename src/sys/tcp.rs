@@ -15,6 +15,10 @@ const OPTION_MSS: u32 = 2;
 const OPTION_WINDOW_SCALE: u32 = 3;
 const OPTION_SELECTIVE_ACKS: u32 = 4;
 
+/// Of `asm-generic/socket.h` and `linux/socket.h`.
+const SO_BUF_LOCK: libc::c_int = 72;
+const SOCK_RCVBUF_LOCK: libc::c_int = 2;
+
 /// What two ends of a connection agreed on and how far they have come, from the point of view of
 /// one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +64,7 @@ pub fn restore(
     // Nothing is lost on the way, and nothing gained by sending at a measured pace.
     set(socket, libc::IPPROTO_TCP, libc::TCP_CONGESTION, b"reno".as_slice())?;
     set(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, &1)?;
+    bound_buffers(socket);
     set(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, &1)?;
     for (queue, next) in [(REPAIR_SEND_QUEUE, progress.to_send), (REPAIR_RECEIVE_QUEUE, progress.to_receive)]
     {
@@ -97,6 +102,24 @@ pub fn restore(
 /// Lets a restored socket live, and has it tell the other end its window.
 pub fn resume(socket: BorrowedFd<'_>) -> nix::Result<()> {
     set(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, &0)
+}
+
+/// Bounds what a socket's connection, or each connection of a listener, holds in either direction:
+/// 8 MB that were not read and 2 MB that were not sent, or what the host allows where that is less.
+/// Otherwise the system lets buffers grow with the traffic, on some hosts to tens of megabytes each.
+///
+/// A host that does not know one of the options (`SO_BUF_LOCK` is of Linux 5.14) bounds as it likes.
+pub fn bound_buffers(socket: BorrowedFd<'_>) {
+    const UNREAD: libc::c_int = 4 << 20;
+    const UNSENT: libc::c_int = 2 << 20;
+    let wake_at = |bytes| set(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, &bytes);
+    // Makes room for so much and for what it costs, as `SO_RCVBUF` may not on most hosts; from then
+    // on no more room is made.
+    if wake_at(UNREAD).is_ok() {
+        let _ = set(socket, libc::SOL_SOCKET, SO_BUF_LOCK, &SOCK_RCVBUF_LOCK);
+        let _ = wake_at(1);
+    }
+    let _ = set(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, &UNSENT);
 }
 
 /// Takes a connection from a listener.

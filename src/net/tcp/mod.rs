@@ -15,7 +15,7 @@ mod spliced;
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Instant;
 
 pub use connection::Flow;
@@ -33,6 +33,7 @@ use super::emit::{self, Ends};
 use super::frame::{self, Packet, TCP};
 use super::icmp::{self, Trouble};
 use super::log::{Fate, Protocol};
+use crate::sys::tcp::bound_buffers;
 
 /// Connections at once. Beyond them a first segment is not answered, as by a busy server.
 const MOST: usize = 4096;
@@ -415,6 +416,7 @@ fn begin_to_connect(target: SocketAddr) -> Result<(TcpStream, bool), Errno> {
     let family = if target.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket: OwnedFd = socket(family, SockType::Stream, flags, None)?;
+    bound_buffers(socket.as_fd());
     let target_address = SockaddrStorage::from(target);
     let mut done = connect(socket.as_raw_fd(), &target_address);
     if done == Err(Errno::EINPROGRESS) && target.ip().is_loopback() {
