@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use libfuzzer_sys::fuzz_target;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
 use sekexe_ci::net::policy::Policy;
-use sekexe_ci::net::{Addresses, Card, CardKind, Settings, Stack};
+use sekexe_ci::net::{Addresses, Card, CardKind, Inbox, Settings, Stack};
 
 const MTU: usize = 1500;
 /// Most resident memory of a run, sanitizer included, in KiB.
@@ -24,6 +24,7 @@ const MOST_MEMORY: u64 = 1 << 20;
 
 struct World {
     stack: Stack,
+    inbox: Inbox,
     guest: OwnedFd,
     listener: TcpListener,
     addresses: Addresses,
@@ -55,7 +56,16 @@ impl World {
         };
         let card = Card { fd: card, kind: CardKind::Socket, offload: false, mtu: MTU, outside: None };
         let stack = Stack::new(card, settings).expect("a stack");
-        Self { stack, guest, listener, addresses, port, now: Instant::now(), inputs: 0 }
+        Self {
+            stack,
+            inbox: Inbox::default(),
+            guest,
+            listener,
+            addresses,
+            port,
+            now: Instant::now(),
+            inputs: 0,
+        }
     }
 
     fn feed(&mut self, input: &[u8]) {
@@ -66,7 +76,7 @@ impl World {
             self.stack.take_frame(&self.frame(*kind, body));
         }
         // Time passes faster than outside, so that what waits for a timeout is met too.
-        self.stack.look().expect("the host's sockets are there");
+        self.stack.look(&mut self.inbox).expect("the host's sockets are there");
         self.now += Duration::from_millis(10);
         self.stack.turn(self.now).expect("the card is there");
         while let Ok((mut stream, _)) = self.listener.accept() {

@@ -110,13 +110,15 @@ pub struct Outbox {
     next_id: u32,
 }
 
-impl Inbox {
-    /// Room for one batch.
-    pub fn new() -> Self {
+/// Room for one batch.
+impl Default for Inbox {
+    fn default() -> Self {
         // One by one: copies of the first would take memory before there is anything in them.
         Self { buffers: (0..BATCH).map(|_| vec![0; LONGEST]).collect(), lengths: [0; BATCH] }
     }
+}
 
+impl Inbox {
     /// Reads what is there. The error is the device's, which then is gone.
     pub fn fill(&mut self, out: &mut Outbox) -> io::Result<Received> {
         let got = match &mut out.carrier {

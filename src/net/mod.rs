@@ -46,7 +46,7 @@ use std::thread::{self, JoinHandle};
 pub use addresses::{Addresses, GUEST_MAC, HOST_MAC, PREFIX_V4, PREFIX_V6};
 use anyhow::{Context, Result, anyhow};
 pub use dns::for_guest as resolv_conf_for_guest;
-pub use link::{Card, CardKind};
+pub use link::{Card, CardKind, Inbox};
 pub use log::{Contact, Fate, Protocol, Record};
 use nix::fcntl::OFlag;
 use nix::sys::eventfd::{EfdFlags, EventFd};

@@ -82,7 +82,7 @@ impl Stack {
     /// Runs until `stop` is raised, and says whom the guest talked to.
     pub fn run(mut self, stop: &EventFd) -> io::Result<Record> {
         self.core.watch(stop.as_fd(), Owner::Stop, 0, EpollFlags::EPOLLIN)?;
-        let mut inbox = Inbox::new();
+        let mut inbox = Inbox::default();
         let mut has_frames = true;
         loop {
             let happened = self.wait(self.patience(has_frames))?;
@@ -97,9 +97,13 @@ impl Stack {
         }
     }
 
-    /// Does what the host's sockets ask for, without waiting.
-    pub fn look(&mut self) -> io::Result<()> {
-        self.wait(EpollTimeout::ZERO).map(drop)
+    /// Does what the card and the host's sockets ask for, without waiting. What comes in one batch is
+    /// enough.
+    pub fn look(&mut self, inbox: &mut Inbox) -> io::Result<()> {
+        if self.wait(EpollTimeout::ZERO)?.frames {
+            self.take_frames(inbox)?;
+        }
+        Ok(())
     }
 
     /// Does what the host's sockets ask for, and waits until something does, or for that long.
