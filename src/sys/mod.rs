@@ -1,6 +1,7 @@
 //! The system calls that need `unsafe`. Nothing else on the host side is `unsafe`.
 #![expect(unsafe_code, reason = "raw system calls; each block states why that call is sound")]
 
+pub mod mounts;
 pub mod namespaces;
 pub mod net;
 pub mod pipe;
@@ -16,7 +17,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -64,17 +64,6 @@ pub fn release_program() {
     }
     // SAFETY: the function has the type that is wanted, and needs no data.
     unsafe { libc::dl_iterate_phdr(Some(release), std::ptr::null_mut()) };
-}
-
-/// The mounts of this process (`proc_pid_mountinfo(5)`), as they were when somebody asked for the
-/// first time: the kernel takes its time for each of them.
-pub fn mountinfo() -> io::Result<&'static [u8]> {
-    static FOUND: OnceLock<Vec<u8>> = OnceLock::new();
-    if let Some(found) = FOUND.get() {
-        return Ok(found);
-    }
-    let found = read_kernel_file("/proc/self/mountinfo")?;
-    Ok(FOUND.get_or_init(|| found))
 }
 
 /// What a machine's process is deprived of before it starts.

@@ -161,6 +161,30 @@ os.execvp(sys.argv[2], sys.argv[2:])";
 }
 
 #[test]
+fn mounts_that_come_and_go_meanwhile_do_not_keep_namespaces_from_starting() {
+    require!(userns, python3);
+    let place = Place::new_in("/var/tmp").with_isolation(Some("namespaces"));
+    // Whoever mounts may do so, and whoever runs the program may not.
+    let repeat = "import ctypes, os, signal, subprocess, sys, time
+libc = ctypes.CDLL(None)
+places = [b'/opt/one/here', b'/opt/two']
+libc.mount(b'none', b'/opt', b'tmpfs', 0, None)
+for at in places: os.makedirs(at)
+mounting = os.fork()
+while mounting == 0:
+    for at in places: libc.mount(b'none', at, b'tmpfs', 0, None); time.sleep(0.002)
+    for at in places: libc.umount2(at, 2); time.sleep(0.002)
+plain = ['setpriv', '--ambient-caps=-all', '--inh-caps=-all', *sys.argv[1:]]
+failed = sum(subprocess.run(plain).returncode != 0 for _ in range(80))
+os.kill(mounting, signal.SIGKILL)
+sys.exit(failed)";
+    let user = ["unshare", "--user", "--map-user=1000", "--map-group=1000", "--keep-caps", "--mount"];
+    let prefix = [&user[..], &["python3", "-c", repeat]].concat();
+    let command = place.sekexe(["exec", "--network", "none", "--", "true"]);
+    run_under(&prefix, &command).ended_with(0);
+}
+
+#[test]
 fn mounts_with_odd_options_and_names_are_part_of_the_root() {
     require!(userns);
     let place = Place::new_in("/var/tmp").with_isolation(Some("namespaces"));

@@ -17,14 +17,14 @@ use crate::machine::run_dir::RunDir;
 use crate::machine::{self, Access};
 use crate::plan::{Capabilities, Isolation, MIN_MEMORY, Machine, Request, guest, namespaces};
 use crate::session::hold_signals;
-use crate::sys::mountinfo;
+use crate::sys::mounts::{changed_mountinfo, mountinfo};
 
 /// Everything that starting a machine takes.
 pub enum Means {
     /// A guest.
     Guest(Guest),
     /// Namespaces, begun.
-    Namespaces(namespaces::Plan, Layers, machine::Machine),
+    Namespaces(Begun),
     /// Namespaces that could not be begun, and why.
     NoNamespaces(anyhow::Error),
     /// No isolation: a place for the script.
@@ -143,10 +143,11 @@ impl Means {
             Chosen::None => Self::None(run_dir(env)?),
             Chosen::Namespaces(_, Err(error)) => Self::NoNamespaces(error),
             Chosen::Namespaces(plan, Ok(starting)) => {
-                let layers = survey(&plan, access)?;
+                let mountinfo = mountinfo().context("read /proc/self/mountinfo")?;
+                let layers = survey(&plan, access, mountinfo)?;
                 let plan = plan.sealed(layers.need_seal())?;
                 match starting.machine() {
-                    Ok(machine) => Self::Namespaces(plan, layers, machine),
+                    Ok(machine) => Self::Namespaces(Begun { plan, layers, machine }),
                     Err(error) => Self::NoNamespaces(error),
                 }
             }
@@ -154,8 +155,36 @@ impl Means {
     }
 }
 
-fn survey(plan: &namespaces::Plan, access: &Access) -> Result<Layers> {
-    let mountinfo = mountinfo().context("read /proc/self/mountinfo")?;
+/// Namespaces that are begun, for the first time or once more.
+pub struct Begun {
+    /// What they are.
+    pub plan: namespaces::Plan,
+    /// What their root is made of.
+    pub layers: Layers,
+    /// Their init, which waits for its instructions.
+    pub machine: machine::Machine,
+}
+
+impl Begun {
+    /// The same once more if the host's mounts have changed since somebody looked at them: there may
+    /// be no other reason why it failed.
+    pub fn again(
+        plan: namespaces::Plan,
+        env: &Environment,
+        access: &Access,
+        with_card: bool,
+    ) -> Result<Option<Self>> {
+        let Some(mountinfo) = changed_mountinfo().context("read /proc/self/mountinfo")? else {
+            return Ok(None);
+        };
+        let starting = machine::namespaces::start(&plan, &env.path, with_card)?;
+        let layers = survey(&plan, access, &mountinfo)?;
+        let plan = plan.sealed(layers.need_seal())?;
+        Ok(Some(Self { plan, layers, machine: starting.machine()? }))
+    }
+}
+
+fn survey(plan: &namespaces::Plan, access: &Access, mountinfo: &[u8]) -> Result<Layers> {
     layers::survey(&Survey {
         rootfs: &access.rootfs,
         mounts: &layers::mounts(mountinfo),

@@ -9,24 +9,27 @@ use anyhow::{Result, anyhow, bail};
 use nix::unistd::{Gid, Uid};
 use sekexe_init::protocol::{self, Boot, ByteBuf, Ground, Outcome, SessionId, Shadow, Spawn};
 
-use super::means::{Guest, Means};
+use super::means::{Begun, Guest, Means};
 use super::names::{self, HOSTNAME};
 use super::{Concluded, Prepared};
 use crate::cli::network::NetworkKind;
 use crate::commands::{Messages, network};
 use crate::detect::Limits;
 use crate::machine::card::Source;
-use crate::machine::namespaces::{self, layers::Layers};
+use crate::machine::namespaces;
 use crate::machine::run_dir::RunDir;
 use crate::machine::{Kind, Machine, none, shadows, uml};
 use crate::net::Network;
-use crate::plan::{Isolation, namespaces as plan};
+use crate::plan::Isolation;
 use crate::report::MachineFacts;
 use crate::session::{
     Connection, Console, Finished, Input, Output, Signals, SizeOf, hold_signals, is_interruption,
     release_signals,
 };
 use crate::step::SCRIPT_DIR;
+
+/// How often namespaces are begun where the host's mounts change all the time.
+const ATTEMPTS: u32 = 5;
 
 /// A machine that has come up, or will, and the command in it.
 struct Up {
@@ -73,13 +76,7 @@ impl<'a> Prepared<'a> {
         let up = match means {
             Means::Guest(guest) => self.boot_guest(guest, window_size)?,
             Means::None(run_dir) => self.start_nothing(run_dir, window_size)?,
-            Means::Namespaces(plan, layers, machine) => {
-                match self.set_up_namespaces(plan, layers, machine, window_size) {
-                    // The command may have begun: nothing can take this machine's place any more.
-                    Ok((up, card)) => self.start_network(up, card)?,
-                    Err(error) => self.fall_back(error, window_size)?,
-                }
-            }
+            Means::Namespaces(begun) => self.start_namespaces(begun, window_size)?,
             Means::NoNamespaces(error) => self.fall_back(error, window_size)?,
             Means::Spent => bail!("a command is run only once"),
         };
@@ -166,15 +163,38 @@ impl<'a> Prepared<'a> {
         })
     }
 
+    /// Starts namespaces, once more where the host's mounts have changed meanwhile, or a guest in
+    /// their place.
+    fn start_namespaces(&mut self, mut begun: Begun, window_size: Option<SizeOf>) -> Result<Up> {
+        let mut attempts = ATTEMPTS;
+        let error = loop {
+            let plan = begun.plan.clone();
+            let error = match self.set_up_namespaces(begun, window_size) {
+                // The command may have begun: nothing can take this machine's place any more.
+                Ok((up, card)) => return self.start_network(up, card),
+                Err(error) => error,
+            };
+            attempts -= 1;
+            if attempts == 0 || error.downcast_ref().is_some_and(is_interruption) {
+                break error;
+            }
+            match Begun::again(plan, self.env, &self.access, self.network.is_some()) {
+                Ok(Some(again)) => begun = again,
+                Ok(None) => break error,
+                Err(error) => break error,
+            }
+        };
+        self.fall_back(error, window_size)
+    }
+
     /// Namespaces are up when this returns, but for what is behind their network card: until then
     /// another machine may take their place.
     fn set_up_namespaces(
         &mut self,
-        plan: plan::Plan,
-        mut layers: Layers,
-        mut machine: Machine,
+        begun: Begun,
         window_size: Option<SizeOf>,
     ) -> Result<(Up, Option<Source>)> {
+        let Begun { plan, mut layers, mut machine } = begun;
         machine.confinement.admit(&self.access);
         let mut warnings = self.check_confinement(&machine)?;
         warnings.extend(layers.notes.iter().cloned());

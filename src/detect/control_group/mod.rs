@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::Support;
-use crate::sys::{mountinfo, read_kernel_text};
+use crate::sys::mounts::mountinfo;
+use crate::sys::read_kernel_text;
 use delegation::delegated;
 
 /// Larger numbers stand for no limit in version 1.
