@@ -105,7 +105,7 @@ impl Guest {
     fn announce(&self, without: u8) {
         let call = self.calls.0.as_raw_fd();
         let memory = [words(&[1, 0]), numbers(&[0, MEMORY, 0, 0])].concat();
-        let features = numbers(&[1 | 2 | 8 | 32 | 1 << 29 | 1 << 30 | 1 << 32]);
+        let features = numbers(&[1 | 2 | 8 | 32 | 3 << 11 | 1 << 29 | 1 << 30 | 1 << 32]);
         let mut all =
             vec![(SET_FEATURES, features, None), (SET_MEM_TABLE, memory, Some(self.memory.as_raw_fd()))];
         for queue in [0, 1] {

@@ -23,9 +23,9 @@ use super::rings::Rings;
 use crate::net::addresses::GUEST_MAC;
 
 /// What the card can do, by the bits of virtio 1.2, sections 5.1.3 and 6: checksums may be left to it
-/// (0) and to the guest (1), it says its MTU (3) and its address (5), and both sides say when they want
-/// to be woken (29).
-const FEATURES: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 5 | EVENT_INDEX | 1 << 32;
+/// (0) and to the guest (1), it says its MTU (3) and its address (5), segments may be longer than that
+/// (11, 12: nobody behind it has to cut them), and both sides say when they want to be woken (29).
+const FEATURES: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 5 | 1 << 11 | 1 << 12 | EVENT_INDEX | 1 << 32;
 const EVENT_INDEX: u64 = 1 << 29;
 
 /// The answer to what the card never said that it could do.

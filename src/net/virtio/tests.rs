@@ -78,7 +78,7 @@ impl Guest {
 
     fn announce(&mut self) {
         // All features that are offered.
-        self.say(2, &numbers(&[1 | 2 | 8 | 32 | 1 << 29 | 1 << 30 | 1 << 32]), &[]);
+        self.say(2, &numbers(&[1 | 2 | 8 | 32 | 3 << 11 | 1 << 29 | 1 << 30 | 1 << 32]), &[]);
         self.say_memory();
         for index in [TO_GUEST, FROM_GUEST] {
             let (number, base) = (index as u32, index as u64 * APART);

@@ -25,6 +25,24 @@ print(*receive(connect()))";
     });
 }
 
+/// As containers in the machine have them.
+#[test]
+fn streams_over_short_packets_arrive_whole() {
+    require!(python3);
+    on_each_machine(|place| {
+        let host = Host::start(
+            "s = listen()
+c, _ = s.accept(); print(receive(c)[1])
+c, _ = s.accept(); print(send_numbers(c, 1 << 26)); c.close()",
+        );
+        let code = "assert os.system('ip link set eth0 mtu 1500') == 0
+s = connect(); print(send_numbers(s, 1 << 26)); s.close()
+print(receive(connect())[1])";
+        let ran = python(place, &[], &host.port, code).ended_with(0);
+        host.said(ran.stdout.trim_end());
+    });
+}
+
 #[test]
 fn each_side_can_finish_while_the_other_goes_on() {
     require!(python3);
