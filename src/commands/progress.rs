@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use nix::sys::signal::{SigSet, SigmaskHow};
 
 use super::{Environment, Messages};
 use crate::kernel::{Event, Unit};
@@ -68,7 +69,10 @@ impl Progress {
                 bar.reset();
                 // Last, or a bar without a stage would flash up.
                 bar.set_draw_target(ProgressDrawTarget::stderr());
+                // Its thread must not be the one that gets a signal which a build holds back.
+                let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
                 bar.enable_steady_tick(Duration::from_millis(200));
+                let _ = before.and_then(|before| before.thread_set_mask());
             }
             None => self.line(&stage),
         }

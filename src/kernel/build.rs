@@ -18,7 +18,7 @@ use super::cache::{Cache, Entry, Record, key, now};
 use super::catalogue::{Catalogue, DEFAULT_PROFILE, Recipe};
 use super::event::{Event, Report, Unit};
 use super::lock::Lock;
-use super::process::{Log, find_program};
+use super::process::{HeldSignals, Log, find_program};
 use super::source::{self, Source, sha256_of, unpack};
 use super::tools::{self, Toolbox};
 use super::{Host, label, probe, read_release};
@@ -343,16 +343,20 @@ fn check_space(cache: &Cache) -> Result<()> {
     Ok(())
 }
 
-/// The directory of one build. It is removed at the end; if its owner was
-/// killed the next build finds its lock free and removes it.
+/// The directory of one build. It is removed at the end, which signals wait
+/// for; if its owner was killed the next build finds its lock free and
+/// removes it.
 struct Area {
     dir: tempfile::TempDir,
     tree: PathBuf,
     _lock: Lock,
+    // Dropped last.
+    _held: HeldSignals,
 }
 
 impl Area {
     fn create(cache: &Cache) -> Result<Self> {
+        let held = HeldSignals::new()?;
         let parent = cache.dir("build")?;
         // Two builds at a time must not sweep each other's between these steps.
         let _creating = cache.lock("build-area", || {})?;
@@ -363,7 +367,7 @@ impl Area {
         let lock = Lock::acquire(&dir.path().join("lock"), || {})?;
         let tree = dir.path().join("linux");
         fs::create_dir(&tree).context("cannot write into the build area")?;
-        Ok(Self { dir, tree, _lock: lock })
+        Ok(Self { dir, tree, _lock: lock, _held: held })
     }
 }
 

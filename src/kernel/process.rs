@@ -2,22 +2,52 @@
 //!
 //! Their output goes through a pipe to us, into a log file and to whoever
 //! counts lines. That pipe is also what ends a build whose owner was killed:
-//! the next line that any of its processes writes meets a broken pipe.
+//! the next line that any of its processes writes meets a broken pipe. Where
+//! [signals are held](HeldSignals), one that comes ends the program at once.
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd as _;
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
 
 /// Lines of a log that an error shows.
 const TAIL: usize = 20;
+
+/// Holds back the signals by which somebody wants us to end, for as long as there is something to clean
+/// up. A running program is then ended with all that it has started, which is an error; the signal acts
+/// when this is dropped.
+///
+/// Only the calling thread must be able to get them.
+#[derive(Debug)]
+pub struct HeldSignals(SigSet);
+
+impl HeldSignals {
+    /// From now on.
+    pub fn new() -> Result<Self> {
+        let before = ending().thread_swap_mask(SigmaskHow::SIG_BLOCK);
+        Ok(Self(before.context("cannot hold signals back")?))
+    }
+}
+
+impl Drop for HeldSignals {
+    fn drop(&mut self) {
+        let _ = self.0.thread_set_mask();
+    }
+}
+
+fn ending() -> SigSet {
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT].into_iter().collect()
+}
 
 /// A log file that collects the output of several programs.
 #[derive(Debug)]
@@ -59,21 +89,35 @@ impl Log {
         let (mut output, input) = std::io::pipe().context("cannot create a pipe")?;
         let program = name(command);
         command.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input);
+        // Readable when one has come that is held back.
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        let signals = SignalFd::with_flags(&ending(), flags).context("cannot watch for signals")?;
+        // A terminal's signals then come to us alone, and we end it with all that it has started.
+        let alone = SigSet::thread_get_mask().is_ok_and(|held| held.contains(Signal::SIGTERM));
+        if alone {
+            command.process_group(0);
+        }
         let spawned = command.spawn().with_context(|| format!("cannot run {program}"));
         // The command holds the writing end until it is told otherwise.
         command.stdout(Stdio::null()).stderr(Stdio::null());
-        let mut child = Running(spawned?);
+        let mut child = Running { child: spawned?, alone };
 
         let mut pending = Vec::new();
         let mut block = vec![0; 64 * 1024];
         let mut ticked = Instant::now();
         loop {
-            let mut ready = [PollFd::new(output.as_fd(), PollFlags::POLLIN)];
-            let readable = match poll(&mut ready, PollTimeout::from(1000u16)) {
-                Ok(count) => count > 0,
-                Err(nix::errno::Errno::EINTR) => false,
+            let mut ready = [output.as_fd(), signals.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            match poll(&mut ready, PollTimeout::from(1000u16)) {
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                 Err(errno) => return Err(errno).context("cannot wait for output"),
-            };
+            }
+            let [readable, interrupted] = ready.map(|fd| fd.any().unwrap_or_default());
+            if interrupted {
+                drop(child);
+                // The last of its processes is gone when nobody can write any more.
+                let _ = std::io::copy(&mut output, &mut std::io::sink());
+                bail!("{program} was interrupted");
+            }
             if readable {
                 let count = output.read(&mut block).context("cannot read output")?;
                 if count == 0 {
@@ -91,7 +135,7 @@ impl Log {
                 on_line(None);
             }
         }
-        child.0.wait().with_context(|| format!("cannot wait for {program}"))
+        child.child.wait().with_context(|| format!("cannot wait for {program}"))
     }
 
     /// The last lines of the log.
@@ -105,13 +149,20 @@ impl Log {
 }
 
 /// A child that does not outlive an early return.
-struct Running(Child);
+struct Running {
+    child: Child,
+    /// Whether what it has started is in a group with it, and nobody else is.
+    alone: bool,
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Ok(None) = self.0.try_wait() {
-            let _ = self.0.kill();
-            let _ = self.0.wait();
+        if let Ok(None) = self.child.try_wait() {
+            if self.alone {
+                let _ = killpg(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGKILL);
+            }
+            let _ = self.child.kill();
+            let _ = self.child.wait();
         }
     }
 }
@@ -167,6 +218,28 @@ mod tests {
         .unwrap();
         assert_eq!(lines, ["a", "bc"]);
         assert_eq!(log.tail(), "a\nbc");
+    }
+
+    #[test]
+    fn where_signals_are_held_one_ends_the_program_with_all_that_it_started() {
+        let (dir, mut log) = log();
+        let held = HeldSignals::new().unwrap();
+        let started = Instant::now();
+        let error = log
+            .run(
+                Command::new("sh")
+                    .args(["-c", "(sleep 60; touch \"$0\") & echo on its way; wait"])
+                    .arg(dir.path()),
+                // To this thread alone.
+                &mut |_| nix::sys::signal::raise(Signal::SIGTERM).unwrap(),
+            )
+            .unwrap_err();
+        assert_eq!(error.to_string(), "sh was interrupted");
+        // Its end is that of everybody who could have written.
+        assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+        // It would act on the test otherwise.
+        assert_eq!(ending().wait().unwrap(), Signal::SIGTERM);
+        drop(held);
     }
 
     #[test]

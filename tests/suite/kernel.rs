@@ -4,12 +4,16 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use super::support::{program, require};
+use nix::sys::signal::Signal;
+
+use super::support::{self, program, require};
 use sekexe_ci::kernel::cache::{Cache, Entry, Record, key};
 use sekexe_ci::kernel::catalogue::{Catalogue, KernelOrg};
 use sekexe_ci::kernel::source::fetch_kernel_org;
@@ -391,16 +395,56 @@ fn wrong_requests_are_answered_before_anything_is_done() {
 /// One more build of a kernel that the user's cache has, elsewhere and forced:
 /// the same source, recipe and compiler have to give the same bytes. It takes
 /// minutes, so it runs where `SEKEXE_TEST_REQUIRE` names `kernel_build`.
+/// Where this user's caches are.
+fn user_cache() -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    cache.or_else(|| Some(std::env::home_dir()?.join(".cache"))).unwrap()
+}
+
+/// Puts the source of Linux 6.1 from one cache into another.
+fn copy_source(from: &Path, to: &Path) -> std::io::Result<()> {
+    let sources = "sekexe-ci/sources";
+    fs::create_dir_all(to.join(sources))?;
+    let names = ["linux-6.1.tar.xz", "linux-6.1.tar.json"].map(|name| Path::new(sources).join(name));
+    names.iter().try_for_each(|name| fs::copy(from.join(name), to.join(name)).map(drop))
+}
+
+#[test]
+fn a_build_that_is_interrupted_leaves_no_tree_and_no_process() {
+    let home = tempfile::tempdir_in("/var/tmp").unwrap();
+    if let Err(error) = copy_source(&user_cache(), home.path()) {
+        assert!(!is_required("kernel_build"), "no source of Linux 6.1: {error}");
+        return eprintln!("skipped: no source of Linux 6.1 in the cache: {error}");
+    }
+    let mut child = sekexe(home.path())
+        .args(["kernel", "build", "6.1", "--profile", "small"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let builds = || fs::read_dir(home.path().join("sekexe-ci/build")).unwrap().count();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let begun = lines.find(|line| line.contains("compiling Linux 6.1")).expect("it compiles");
+    assert_eq!(builds(), 1, "{begun}");
+    support::send(&child, Signal::SIGTERM);
+    // Whoever still held its standard error would keep this from ending.
+    assert_eq!(lines.collect::<Vec<_>>().join("\n"), "");
+    assert_eq!(child.wait().unwrap().signal(), Some(Signal::SIGTERM as i32));
+    assert_eq!(builds(), 0);
+    let tree = home.path().as_os_str().as_bytes();
+    for process in support::all_processes() {
+        let at = fs::read_link(format!("/proc/{process}/cwd")).unwrap_or_default();
+        assert!(!at.as_os_str().as_bytes().starts_with(tree), "process {process} is at {}", at.display());
+    }
+}
+
 #[test]
 fn the_same_source_recipe_and_compiler_give_the_same_bytes() {
     if !is_required("kernel_build") {
         eprintln!("skipped: a build takes minutes; SEKEXE_TEST_REQUIRE=kernel_build asks for it");
         return;
     }
-    let user_cache = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(std::env::home_dir()?.join(".cache")))
-        .unwrap();
+    let user_cache = user_cache();
     let build = |cache_home: &Path, path: &str, force: &[&str]| {
         let output = sekexe(cache_home)
             .env("PATH", path)
@@ -415,11 +459,7 @@ fn the_same_source_recipe_and_compiler_give_the_same_bytes() {
     let first = build(&user_cache, &system_path(), &[]);
     // The source is not downloaded again.
     let home = tempfile::tempdir_in("/var/tmp").unwrap();
-    let sources = home.path().join("sekexe-ci/sources");
-    fs::create_dir_all(&sources).unwrap();
-    for name in ["linux-6.1.tar.xz", "linux-6.1.tar.json"] {
-        fs::copy(user_cache.join("sekexe-ci/sources").join(name), sources.join(name)).unwrap();
-    }
+    copy_source(&user_cache, home.path()).unwrap();
     // Programs that Linux looks for and takes the versions of, and that we make nothing with.
     let programs = home.path().join("bin");
     fs::create_dir(&programs).unwrap();
