@@ -20,6 +20,8 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
+use crate::sys::is_ignored;
+
 /// Lines of a log that an error shows.
 const TAIL: usize = 20;
 
@@ -45,8 +47,10 @@ impl Drop for HeldSignals {
     }
 }
 
+/// What is ignored must not be held: it would count as having come.
 fn ending() -> SigSet {
-    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT].into_iter().collect()
+    let all = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+    all.into_iter().filter(|signal| !is_ignored(*signal)).collect()
 }
 
 /// A log file that collects the output of several programs.

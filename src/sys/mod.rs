@@ -20,6 +20,7 @@ use std::process::{Child, Command};
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::signal::Signal;
 use nix::unistd::{Pid, Uid};
 use sekexe_init::protocol::WindowSize;
 
@@ -273,6 +274,15 @@ pub fn reap(child: Pid) -> io::Result<Reaped> {
 pub fn is_open(fd: RawFd) -> bool {
     // SAFETY: a number that is not open is an error, not an access.
     unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+}
+
+/// Whether a signal is ignored, as `nohup` and a shell's `&` want it.
+pub fn is_ignored(signal: Signal) -> bool {
+    // SAFETY: `sigaction` is plain data for which all zeroes is valid.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: nothing is changed, and the answer has a place.
+    let asked = unsafe { libc::sigaction(signal as i32, std::ptr::null(), &mut action) };
+    asked == 0 && action.sa_sigaction == libc::SIG_IGN
 }
 
 /// The size of the terminal behind `fd`, if it is one.
