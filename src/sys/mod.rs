@@ -24,11 +24,16 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, Uid};
 use sekexe_init::protocol::WindowSize;
 
-/// Reads a file of the kernel's making. Such a file does not say how long it is: the question is not
-/// asked, and to ask for its bytes piece by piece would take a call for each.
+/// Reads a file of the kernel's making.
 pub fn read_kernel_file(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+    read_rest(&File::open(path)?)
+}
+
+/// Reads what is left of such a file. It does not say how long it is: the question is not asked, and
+/// to ask for its bytes piece by piece would take a call for each.
+fn read_rest(file: &File) -> io::Result<Vec<u8>> {
     let mut contents = Vec::with_capacity(16 << 10);
-    File::open(path)?.take(u64::MAX).read_to_end(&mut contents)?;
+    file.take(u64::MAX).read_to_end(&mut contents)?;
     Ok(contents)
 }
 

@@ -1,11 +1,13 @@
 //! The mounts of this process (`proc_pid_mountinfo(5)`).
 
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Seek};
 use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::read_rest;
 
 /// The file, which also tells when there is something new in it, and what was in it.
 static FOUND: OnceLock<(File, Vec<u8>)> = OnceLock::new();
@@ -15,7 +17,7 @@ static FOUND: OnceLock<(File, Vec<u8>)> = OnceLock::new();
 pub fn mountinfo() -> io::Result<&'static [u8]> {
     if FOUND.get().is_none() {
         let file = File::open("/proc/self/mountinfo")?;
-        let text = read(&file)?;
+        let text = read_rest(&file)?;
         let _ = FOUND.set((file, text));
     }
     Ok(FOUND.get().map_or(&[], |(_, text)| text))
@@ -26,12 +28,5 @@ pub fn changed_mountinfo() -> io::Result<Option<Vec<u8>>> {
     let Some((file, _)) = FOUND.get() else { return Ok(None) };
     let mut asked = [PollFd::new(file.as_fd(), PollFlags::POLLPRI)];
     let changed = poll(&mut asked, PollTimeout::ZERO)? > 0;
-    changed.then(|| (&*file).rewind().and_then(|()| read(file))).transpose()
-}
-
-fn read(file: &File) -> io::Result<Vec<u8>> {
-    let mut contents = Vec::with_capacity(16 << 10);
-    // Of a file of the kernel's making nobody needs to ask how long it is.
-    file.take(u64::MAX).read_to_end(&mut contents)?;
-    Ok(contents)
+    changed.then(|| (&*file).rewind().and_then(|()| read_rest(file))).transpose()
 }

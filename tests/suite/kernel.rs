@@ -392,9 +392,6 @@ fn wrong_requests_are_answered_before_anything_is_done() {
 
 // --- A real build ----------------------------------------------------------
 
-/// One more build of a kernel that the user's cache has, elsewhere and forced:
-/// the same source, recipe and compiler have to give the same bytes. It takes
-/// minutes, so it runs where `SEKEXE_TEST_REQUIRE` names `kernel_build`.
 /// Where this user's caches are.
 fn user_cache() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
@@ -438,6 +435,9 @@ fn a_build_that_is_interrupted_leaves_no_tree_and_no_process() {
     }
 }
 
+/// One more build of a kernel that the user's cache has, elsewhere and forced:
+/// the same source, recipe and compiler have to give the same bytes. It takes
+/// minutes, so it runs where `SEKEXE_TEST_REQUIRE` names `kernel_build`.
 #[test]
 fn the_same_source_recipe_and_compiler_give_the_same_bytes() {
     if !is_required("kernel_build") {
