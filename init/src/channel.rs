@@ -7,12 +7,13 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use crate::protocol::{Decoder, ToGuest, ToHost, encode};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll, ppoll};
 use nix::sys::stat::Mode;
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{isatty, read, write};
@@ -110,6 +111,15 @@ impl Channel {
     pub fn wait_and_fill(&mut self) -> Result<()> {
         self.wait(PollFlags::POLLIN)?;
         self.fill()
+    }
+
+    /// Reads what arrives, if something does in so much time.
+    pub fn fill_within(&mut self, patience: Duration) -> Result<()> {
+        match ppoll(&mut [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)], Some(patience.into()), None) {
+            Ok(0) | Err(Errno::EINTR) => Ok(()),
+            Ok(_) => self.fill(),
+            Err(e) => Err(e).context("wait for the host"),
+        }
     }
 
     /// The next whole message.

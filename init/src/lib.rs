@@ -21,6 +21,7 @@ mod session;
 mod shadows;
 mod spawn;
 mod sys;
+mod unsent;
 mod users;
 
 pub use life::main;

@@ -98,6 +98,7 @@ fn set_up_guest(boot: &Boot, guest: &Guest, warnings: &mut Vec<String>) -> Resul
         supplementary_groups: true,
         write_back: true,
         alone: true,
+        own_network: boot.network.is_some(),
     })
 }
 
@@ -145,6 +146,7 @@ fn set_up_namespaces(boot: &Boot, namespaces: &Namespaces, warnings: &mut Vec<St
         supplementary_groups: namespaces.many_users,
         write_back: false,
         alone: true,
+        own_network: boot.network.is_some(),
     })
 }
 
@@ -157,6 +159,7 @@ fn set_up_nothing() -> Result<Ways> {
         supplementary_groups: false,
         write_back: false,
         alone: false,
+        own_network: false,
     })
 }
 

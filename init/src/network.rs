@@ -71,6 +71,8 @@ fn raise_card(card: &NetworkCard) -> Result<()> {
     for end in card.ends.iter().filter(|end| end.address.is_ipv4() || knows_ipv6()) {
         requests.add_address(index, end.address, end.prefix);
         requests.add_default_route(index, end.gateway);
+        // A process may end before its first datagram has waited for an answer.
+        requests.add_neighbour(index, end.gateway, card.others_mac);
     }
     requests.send()?;
     made.map_or(Ok(()), |(socket, (kind, fds))| pass_on(socket, kind, &fds))

@@ -115,8 +115,8 @@ pub enum ToGuest<'a> {
         /// The new size.
         size: WindowSize,
     },
-    /// As soon as no command runs, write everything back to the host's files and answer with
-    /// [`ToHost::Bye`].
+    /// As soon as no command runs, have everything sent, write everything back to the host's files and
+    /// answer with [`ToHost::Bye`]. Said once more: do not wait until everything is sent.
     Shutdown,
 }
 
@@ -184,6 +184,8 @@ pub enum ToHost<'a> {
     Bye {
         /// Names of the processes that commands left behind, which have been killed; the first of many.
         left_behind: Vec<String>,
+        /// Bytes that commands sent last and that nobody took.
+        unsent: u64,
     },
 }
 

@@ -15,7 +15,7 @@ use crate::channel::Channel;
 use crate::control_groups::Counters;
 use crate::processes;
 use crate::session::{self, Session};
-use crate::sys;
+use crate::{sys, unsent};
 
 /// Above this backlog towards the host no more output is read; the commands' pipes then fill.
 const MAX_BACKLOG: usize = 8 * MAX_DATA;
@@ -38,6 +38,8 @@ pub struct Ways {
     pub write_back: bool,
     /// Whether every process that can be seen is the machine's.
     pub alone: bool,
+    /// Whether its connections end with it.
+    pub own_network: bool,
 }
 
 struct Server {
@@ -99,10 +101,11 @@ pub fn until_shutdown(channel: &mut Channel, max_tasks: u32, ways: Ways) -> Resu
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
+    let unsent = if ways.own_network { unsent::wait(channel)? } else { 0 };
     if ways.write_back {
         nix::unistd::sync();
     }
-    channel.send(&ToHost::Bye { left_behind })?;
+    channel.send(&ToHost::Bye { left_behind, unsent })?;
     channel.flush_all()?;
     // The host ends a guest now. Waiting for it spares the switching-off.
     while ways.write_back && channel.wait_and_fill().is_ok() {}

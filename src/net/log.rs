@@ -77,6 +77,8 @@ pub struct Record {
     pub contacts: Vec<Contact>,
     /// Contacts beyond the log's bound.
     pub left_out: u64,
+    /// Bytes of the guest's that were not taken in the end.
+    pub unsent_bytes: u64,
 }
 
 impl Log {
@@ -138,9 +140,9 @@ impl Log {
         contact.received_bytes += received;
     }
 
-    /// What it came to.
-    pub fn into_record(self) -> Record {
-        Record { contacts: self.contacts.into_values().collect(), left_out: self.left_out }
+    /// What it came to, with so many bytes that were not taken.
+    pub fn into_record(self, unsent_bytes: u64) -> Record {
+        Record { contacts: self.contacts.into_values().collect(), left_out: self.left_out, unsent_bytes }
     }
 }
 
@@ -155,7 +157,7 @@ mod tests {
         log.add(Protocol::Tcp, to, &["a.example".into()], Fate::Carried, (1, 10));
         log.add(Protocol::Tcp, to, &["b.example".into()], Fate::Carried, (2, 20));
         log.add(Protocol::Tcp, to, &[], Fate::Denied("--deny-net"), (0, 0));
-        let record = log.into_record();
+        let record = log.into_record(0);
         let carried = &record.contacts[0];
         assert_eq!((carried.times, carried.sent_bytes, carried.received_bytes), (2, 3, 30));
         assert_eq!(carried.names, ["a.example", "b.example"]);
@@ -170,7 +172,7 @@ mod tests {
             log.add(Protocol::Tcp, to, &[], Fate::Carried, (1, 1));
             log.add(Protocol::Tcp, to, &[], Fate::Denied("link-local"), (0, 0));
         }
-        let record = log.into_record();
+        let record = log.into_record(0);
         assert_eq!((record.contacts.len(), record.left_out), (MOST, 65_536 - MOST as u64));
         assert!(record.contacts.iter().all(|contact| matches!(contact.fate, Fate::Denied(_))));
     }

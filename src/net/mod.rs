@@ -57,6 +57,9 @@ pub use stack::Stack;
 use policy::Policy;
 use publish::Published;
 
+/// What is added to the counter that stops a network, where that shall not wait for anybody.
+const AT_ONCE: u64 = 1 << 32;
+
 /// All that a guest's network depends on.
 #[derive(Debug)]
 pub struct Settings {
@@ -105,11 +108,17 @@ impl Network {
         self.ended.as_fd()
     }
 
-    /// Ends it, if it has not ended, and says whom the guest talked to. The error says why it ended
-    /// by itself.
+    /// Has it end as soon as all that the guest sent has gone on to where it was for, or nobody takes it.
+    pub fn finish(&self) {
+        // It cannot fail: the counter is far from full.
+        let _ = self.stop.write(1);
+    }
+
+    /// Ends it at once, if it has not ended, and says whom the guest talked to. The error says why it
+    /// ended by itself.
     pub fn stop(&mut self) -> Result<Record> {
         let Some(thread) = self.thread.take() else { return Ok(Record::default()) };
-        self.stop.write(1).context("stop the guest's network")?;
+        self.stop.write(AT_ONCE).context("stop the guest's network")?;
         match thread.join() {
             Ok(record) => record.context("the guest's network card"),
             Err(panic) => {

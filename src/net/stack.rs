@@ -8,7 +8,6 @@ use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
 
-use super::Settings;
 use super::core::{Core, Owner};
 use super::dns::Dns;
 use super::frame::{self, ETHERTYPE_ARP, Frame, ICMP, ICMPV6, Packet, TCP, UDP};
@@ -21,6 +20,7 @@ use super::publish::Published;
 use super::reassembly::Reassembly;
 use super::tcp::{self, Tcp};
 use super::udp::Udp;
+use super::{AT_ONCE, Settings};
 
 /// Events taken in one turn.
 const EVENTS: usize = 128;
@@ -28,12 +28,46 @@ const EVENTS: usize = 128;
 const SWEEP: Duration = Duration::from_secs(5);
 /// The longest datagram or message of a host socket.
 const LONGEST: usize = 65_536;
+/// How long others may take nothing of the guest's last bytes, and how long they may take in all.
+const STALL: Duration = Duration::from_secs(5);
+const LONGEST_ENDING: Duration = Duration::from_secs(30);
 
 /// What waiting came to.
 #[derive(Default)]
 struct Happened {
     stop: bool,
     frames: bool,
+    /// Whether more may have happened than was looked at.
+    more: bool,
+}
+
+/// The time in which the guest's last bytes go on.
+struct Ending {
+    left: u64,
+    moved: Instant,
+    last: Instant,
+}
+
+impl Ending {
+    fn begin(now: Instant) -> Self {
+        Self { left: u64::MAX, moved: now, last: now + LONGEST_ENDING }
+    }
+
+    /// So many are left.
+    fn look(&mut self, left: u64, now: Instant) {
+        if left != self.left {
+            (self.left, self.moved) = (left, now);
+        }
+    }
+
+    /// When it is over at the latest.
+    fn deadline(&self) -> Instant {
+        if self.left == 0 { self.moved } else { self.last.min(self.moved + STALL) }
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        now >= self.deadline()
+    }
 }
 
 /// Everything that one guest's network is.
@@ -46,6 +80,7 @@ pub struct Stack {
     reassembly: Reassembly,
     buffer: Vec<u8>,
     next_sweep: Instant,
+    ending: Option<Ending>,
 }
 
 impl Stack {
@@ -76,10 +111,12 @@ impl Stack {
             reassembly: Reassembly::default(),
             buffer: vec![0; LONGEST],
             next_sweep: now + SWEEP,
+            ending: None,
         })
     }
 
-    /// Runs until `stop` is raised, and says whom the guest talked to.
+    /// Runs until `stop` is raised and, unless that is by [`AT_ONCE`] at least, until the guest's last
+    /// bytes have gone on or nobody takes them. Says whom the guest talked to.
     pub fn run(mut self, stop: &EventFd) -> io::Result<Record> {
         self.core.watch(stop.as_fd(), Owner::Stop, 0, EpollFlags::EPOLLIN)?;
         let mut inbox = Inbox::default();
@@ -87,13 +124,24 @@ impl Stack {
         loop {
             let happened = self.wait(self.patience(has_frames))?;
             if happened.stop {
-                return Ok(self.finish());
+                if stop.read()? >= AT_ONCE {
+                    return Ok(self.finish());
+                }
+                self.ending = Some(Ending::begin(self.core.now));
             }
-            has_frames |= happened.frames;
+            // What the guest has left on its way is there, whether we were told or not.
+            has_frames |= happened.frames || happened.stop;
             if has_frames {
                 has_frames = self.take_frames(&mut inbox)?;
             }
             self.turn(self.core.now)?;
+            if let Some(ending) = &mut self.ending {
+                ending.look(self.tcp.unsent(), self.core.now);
+                let has_more = has_frames || happened.more || self.tcp.is_spliced_due();
+                if ending.is_over(self.core.now) && !has_more {
+                    return Ok(self.finish());
+                }
+            }
         }
     }
 
@@ -115,7 +163,7 @@ impl Stack {
             Err(errno) => return Err(errno.into()),
         };
         self.core.now = Instant::now();
-        let mut happened = Happened::default();
+        let mut happened = Happened { more: count == EVENTS, ..Happened::default() };
         for event in &events[..count] {
             match Core::whose(event) {
                 (Owner::Stop, _) => happened.stop = true,
@@ -231,7 +279,8 @@ impl Stack {
         if has_frames || self.tcp.is_spliced_due() || (self.tcp.is_due() && !waits_for_guest) {
             return EpollTimeout::ZERO;
         }
-        let next = [self.dns.next_deadline(), self.tcp.next_turn()].into_iter().flatten();
+        let ending = self.ending.as_ref().map(Ending::deadline);
+        let next = [self.dns.next_deadline(), self.tcp.next_turn(), ending].into_iter().flatten();
         let next = next.fold(self.next_sweep, Instant::min);
         // Rounded up, so that the deadline has passed when the wait ends.
         let left = next.saturating_duration_since(self.core.now).as_micros().div_ceil(1000);
@@ -239,10 +288,11 @@ impl Stack {
     }
 
     fn finish(mut self) -> Record {
+        let unsent = self.tcp.unsent();
         self.tcp.finish(&mut self.core);
         self.udp.finish(&mut self.core);
         self.core.out.close();
-        self.core.log.into_record()
+        self.core.log.into_record(unsent)
     }
 }
 
@@ -250,10 +300,10 @@ impl Stack {
 mod tests {
     use std::collections::BTreeSet;
     use std::io::{Read, Write};
-    use std::net::{SocketAddr, TcpListener};
+    use std::net::{SocketAddr, TcpListener, UdpSocket};
     use std::os::fd::{AsRawFd, OwnedFd};
 
-    use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
+    use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 
     use super::*;
     use crate::net::addresses::{Addresses, GUEST_MAC, HOST_MAC};
@@ -299,10 +349,15 @@ mod tests {
             segment.extend(self.acknowledged.to_be_bytes());
             segment.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
             segment.extend_from_slice(data);
-            let mut frame = [&HOST_MAC[..], &GUEST_MAC, &ETHERTYPE_IPV4.to_be_bytes()].concat();
-            frame.extend(emit::packets(self.ends, TCP, &segment, 1500, 0).next().unwrap());
+            let frame = self.frame(TCP, &segment);
             self.stack.take_frame(&frame);
             self.sequence += data.len() as u32 + u32::from(flags & 2 != 0);
+        }
+
+        fn frame(&self, protocol: u8, payload: &[u8]) -> Vec<u8> {
+            let mut frame = [&HOST_MAC[..], &GUEST_MAC, &ETHERTYPE_IPV4.to_be_bytes()].concat();
+            frame.extend(emit::packets(self.ends, protocol, payload, 1500, 0).next().unwrap());
+            frame
         }
 
         /// The flags and the data of the next segment for the guest.
@@ -349,6 +404,21 @@ mod tests {
         assert_eq!(guest.receive(now).0, 0x10);
         host.write_all(b"answer").unwrap();
         assert_eq!(guest.receive(now).1, b"answer");
+    }
+
+    #[test]
+    fn what_the_guest_sent_last_goes_on_before_the_network_ends() {
+        let host = UdpSocket::bind("127.0.0.1:0").unwrap();
+        host.set_nonblocking(true).unwrap();
+        let guest = Guest::new(host.local_addr().unwrap().port());
+        let datagram = emit::datagram(guest.ends, guest.ports, b"last");
+        send(guest.card.as_raw_fd(), &guest.frame(UDP, &datagram), MsgFlags::empty()).unwrap();
+        drop(guest.card);
+        let stop = EventFd::from_value(1).unwrap();
+        let record = guest.stack.run(&stop).unwrap();
+        let mut read = [0; 8];
+        assert_eq!(host.recv(&mut read).unwrap(), 4);
+        assert_eq!((&read[..4], record.unsent_bytes), (&b"last"[..], 0));
     }
 
     #[test]

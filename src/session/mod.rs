@@ -34,8 +34,10 @@ use link::Link;
 pub use signals::{Signals, hold_signals, release_signals};
 pub use streams::{Input, Output};
 
-/// How long the guest has to write everything back.
+/// How long the guest has to write everything back, and to have everything sent.
 const WRITE_BACK_GRACE: Duration = Duration::from_secs(60);
+/// When the user is told that the machine's end takes time.
+const LATE: Duration = Duration::from_secs(1);
 
 /// A command to run, with where its bytes come from and go to.
 pub struct Command {
@@ -79,6 +81,8 @@ pub struct GuestInfo {
     pub ready_after: Duration,
     /// Names of processes that commands left behind, known when it has been shut down.
     pub left_behind: Vec<String>,
+    /// Bytes that commands sent last and that nobody took from the machine, known then too.
+    pub unsent: u64,
 }
 
 /// Whether a failure is that somebody wanted us to end.
@@ -109,6 +113,7 @@ pub struct Connection {
     greeted: bool,
     ready: bool,
     closing: bool,
+    hurries: bool,
     bye: bool,
     unhandled: VecDeque<Signal>,
     network: Option<Network>,
@@ -134,6 +139,7 @@ impl Connection {
             boot_failure: None,
             ready: false,
             closing: false,
+            hurries: false,
             bye: false,
             unhandled: VecDeque::new(),
             network: None,
@@ -145,10 +151,21 @@ impl Connection {
         self.network = Some(network);
     }
 
-    /// Ends the network, after the machine, and says whom the guest talked to.
-    pub fn detach_network(&mut self) -> Record {
+    /// Ends the network, after the machine, when what commands sent last has gone on to where it was
+    /// for, and says whom the guest talked to. `late` is called where that takes time.
+    pub fn detach_network(&mut self, late: &mut dyn FnMut()) -> Record {
+        let Some(mut network) = self.network.take() else { return Record::default() };
+        network.finish();
+        for patience in [PollTimeout::from(LATE.as_millis() as u16), PollTimeout::NONE] {
+            let ended = PollFd::new(network.ended(), PollFlags::POLLIN);
+            let interrupt = PollFd::new(self.signals.as_fd(), PollFlags::POLLIN);
+            if self.hurries || poll(&mut [ended, interrupt], patience) != Ok(0) {
+                break;
+            }
+            late();
+        }
         // Why it failed was the reason of the machine's end.
-        self.network.take().and_then(|mut network| network.stop().ok()).unwrap_or_default()
+        network.stop().unwrap_or_default()
     }
 
     /// Sends the machine its instructions. Commands may be spawned at once: they wait for the end
@@ -292,24 +309,38 @@ impl Connection {
     }
 
     /// Has the guest write everything back and ends the machine. An error means that what commands
-    /// wrote may not all have reached the host's files.
-    pub fn shut_down(&mut self) -> Result<Ended> {
-        let written_back = self.write_back();
+    /// wrote may not all have reached the host's files. `late` is called where that takes time; a signal
+    /// of ours ends the waiting for what is to be sent.
+    pub fn shut_down(&mut self, late: &mut dyn FnMut()) -> Result<Ended> {
+        let written_back = self.write_back(late);
         let ended = self.machine.end()?;
         self.console.finish(&self.machine);
         written_back.map(|()| ended)
     }
 
-    fn write_back(&mut self) -> Result<()> {
-        let deadline = Instant::now() + WRITE_BACK_GRACE;
+    fn write_back(&mut self, late: &mut dyn FnMut()) -> Result<()> {
+        let began = Instant::now();
+        let (is_late, deadline) = (began + LATE, began + WRITE_BACK_GRACE);
+        let mut next = is_late;
         if !self.closing {
             self.close()?;
         }
+        // Those that were for the command.
+        self.unhandled.clear();
         while !self.bye {
-            if Instant::now() >= deadline {
+            let now = Instant::now();
+            if now >= deadline {
                 anyhow::bail!("the guest did not finish writing within {} s", WRITE_BACK_GRACE.as_secs());
             }
-            self.step(Some(deadline)).map_err(|Death(failure)| anyhow!("{failure}"))?;
+            if now >= is_late && next == is_late {
+                next = deadline;
+                late();
+            }
+            self.step(Some(next)).map_err(|Death(failure)| anyhow!("{failure}"))?;
+            if !self.hurries && self.unhandled.drain(..).any(|signal| signal != Signal::SIGWINCH) {
+                self.hurries = true;
+                self.close()?;
+            }
         }
         Ok(())
     }
@@ -499,9 +530,12 @@ impl Connection {
                     self.finished.insert(session, active.end(outcome, usage));
                 }
             }
-            ToHost::Bye { left_behind } => {
+            ToHost::Bye { left_behind, unsent } => {
                 self.bye = true;
                 self.info.left_behind = left_behind;
+                self.info.unsent = unsent;
+                // Who did not take it from the machine does not take it from us either.
+                self.hurries |= unsent > 0;
             }
         }
     }

@@ -76,12 +76,12 @@ fn messages_to_host() -> Vec<ToHost<'static>> {
         ended(Outcome::TimedOut),
         ended(Outcome::NeverStarted(failure.clone())),
         ended(Outcome::MachineDied(failure)),
-        ToHost::Bye { left_behind: vec!["sleep".into()] },
+        ToHost::Bye { left_behind: vec!["sleep".into()], unsent: 3 },
     ]
 }
 
 fn bye() -> ToHost<'static> {
-    ToHost::Bye { left_behind: Vec::new() }
+    ToHost::Bye { left_behind: Vec::new(), unsent: 0 }
 }
 
 #[test]

@@ -91,14 +91,25 @@ impl<'a> Prepared<'a> {
         notes.extend(connection.info().warnings.iter().cloned());
         let died = matches!(finished.outcome, Outcome::MachineDied(_));
         let mut machine_end = None;
+        let (messages, mut is_told) = (Messages::new(self.env), false);
+        let mut late = || {
+            if !std::mem::replace(&mut is_told, true) {
+                messages.note("the command has ended; what it wrote or sent last is still on its way");
+            }
+        };
         if !died {
-            match connection.shut_down() {
+            match connection.shut_down(&mut late) {
                 Ok(ended) => machine_end = Some(ended),
                 Err(error) => notes.push(format!("changes may not all have been written: {error:#}")),
             }
         }
         let machine = connection.info().clone();
-        let contacts = connection.detach_network();
+        let contacts = connection.detach_network(&mut late);
+        let unsent = machine.unsent + contacts.unsent_bytes;
+        if unsent > 0 {
+            let unsent = crate::plan::size(unsent);
+            notes.push(format!("connections were cut: nobody took {unsent} that the command sent last"));
+        }
         if let Some(error) = connection.console().log_failure() {
             notes.push(format!("--kernel-log: the log is not complete: {error}"));
         }

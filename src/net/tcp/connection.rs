@@ -238,6 +238,13 @@ impl Connection {
         self.heavy_at = u64::MAX;
     }
 
+    /// Bytes of the guest's that the host's socket has yet to take; the end of the stream counts as one.
+    pub fn unsent(&mut self) -> usize {
+        let socket = self.guest.socket();
+        let end = usize::from(is_done(socket.state()) && !self.guest_finished);
+        if self.failure.is_some() { 0 } else { socket.recv_queue() + end }
+    }
+
     /// Where our end of it is, while it rests.
     pub fn progress(&self) -> Progress {
         self.guest.seen().progress()
@@ -288,9 +295,7 @@ impl Connection {
                 }
             }
         }
-        let guest_is_done =
-            matches!(socket.state(), State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
-        if guest_is_done && !socket.can_recv() && !self.guest_finished {
+        if is_done(socket.state()) && !socket.can_recv() && !self.guest_finished {
             self.guest_finished = true;
             let _ = host.shutdown(Shutdown::Write);
             moved = true;
@@ -341,8 +346,10 @@ impl Connection {
     /// Ends the host's side as the guest's side ended, writes the log, and leaves the guest's end to
     /// the next one, unless it has filled so much memory that it had better give that back.
     pub fn end(mut self, core: &mut Core) -> Option<GuestEnd> {
-        let in_order = self.host_finished && self.guest_finished;
-        if self.guest.socket().state() != State::TimeWait && !in_order {
+        let state = self.guest.socket().state();
+        // What the guest has closed and not reset need not be waited for.
+        let in_order = self.guest_finished && (self.host_finished || state != State::Closed);
+        if state != State::TimeWait && !in_order {
             // Closing it then sends a reset.
             let abort = nix::libc::linger { l_onoff: 1, l_linger: 0 };
             let _ = setsockopt(&self.host, sockopt::Linger, &abort);
@@ -355,4 +362,9 @@ impl Connection {
         core.log.add(self.protocol, remote, core.names.of(remote.ip()), fate, (self.sent, self.received));
         (self.sent.max(self.received) < MUCH).then_some(self.guest)
     }
+}
+
+/// Whether the guest's end of stream has come.
+fn is_done(state: State) -> bool {
+    matches!(state, State::CloseWait | State::LastAck | State::Closing | State::TimeWait)
 }

@@ -368,6 +368,12 @@ impl Tcp {
         self.timers.first().map(|(at, _)| *at)
     }
 
+    /// Bytes of the guest's that host sockets have yet to take.
+    pub fn unsent(&mut self) -> u64 {
+        let connections = self.connections.values_mut().map(Connection::unsent);
+        connections.chain(self.spliced.values().map(Spliced::unsent)).sum::<usize>() as u64
+    }
+
     /// Everything goes into the log.
     pub fn finish(&mut self, core: &mut Core) {
         for (_, connection) in self.connections.drain() {

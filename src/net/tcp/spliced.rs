@@ -161,6 +161,12 @@ impl Spliced {
         Turned::HasMore
     }
 
+    /// Bytes of the guest's that the host's socket has yet to take, as far as we have them; the end of the
+    /// stream counts as one.
+    pub fn unsent(&self) -> usize {
+        self.to_host.held + usize::from(self.to_host.ended && !self.to_host.finished)
+    }
+
     /// Writes the log.
     pub fn end(self, core: &mut Core) {
         let remote = self.flow.remote;

@@ -176,6 +176,17 @@ fn frames_wait_until_the_guest_has_room_and_says_so() {
 }
 
 #[test]
+fn what_a_guest_has_sent_counts_when_it_is_gone() {
+    let (mut card, mut guest) = announced();
+    guest.write(BUFFERS, &[7; 64]);
+    guest.offer(FROM_GUEST, &[(BUFFERS, 64)]);
+    let Guest { socket, calls, .. } = guest;
+    drop((socket, calls));
+    assert_eq!(card.attend().unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert!(receive(&mut card).unwrap() == [[7; 64]]);
+}
+
+#[test]
 fn a_buffer_too_short_for_a_frame_comes_back_empty() {
     let (mut card, mut guest) = announced();
     guest.offer(TO_GUEST, &[(BUFFERS, 50)]);

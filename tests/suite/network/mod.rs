@@ -60,7 +60,8 @@ impl Host {
     /// Starts it; its first line is its port.
     pub fn start(code: &str) -> Self {
         let mut child = Command::new("python3")
-            .args(["-c", &format!("{PEER}\n{code}")])
+            // A peer that never hears what it waits for is a failure, not a test without an end.
+            .args(["-c", &format!("{PEER}\nimport signal; signal.alarm(300)\n{code}")])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

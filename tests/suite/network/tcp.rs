@@ -1,7 +1,13 @@
 //! Connections: every byte, every end, every error, and not more memory than that takes.
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
 use super::{Halting, Host, PEER, on_each_machine, python};
-use crate::support::require;
+use crate::support::{require, send};
 
 #[test]
 fn a_gigabyte_arrives_whole_in_each_direction() {
@@ -246,5 +252,59 @@ if addresses:
         } else {
             assert!(ran.stderr.contains("gaierror"), "{}", ran.stderr);
         }
+    });
+}
+
+/// A process may end as soon as it has written; its kernel then sends the rest.
+#[test]
+fn what_a_command_sends_last_arrives_at_a_slow_reader() {
+    require!(python3);
+    on_each_machine(|place| {
+        let host = Host::start(
+            "s = listen()
+for _ in range(2):
+    c, _ = s.accept()
+    for _ in range(5): time.sleep(0.1); c.recv(1 << 16, socket.MSG_WAITALL)
+    print(receive(c)[0] + 5 * (1 << 16))",
+        );
+        let code = "s = connect(); s.sendall(bytes(1_000_000)); s.close()
+s = connect(); s.sendall(bytes(8_000_000))";
+        let ran = python(place, &[], &host.port, code).ended_with(0);
+        assert_eq!(ran.stderr, "");
+        host.said("1000000\n8000000");
+    });
+}
+
+/// Nobody waits for a reader that does not read, or longer than the user wants.
+#[test]
+fn what_nobody_takes_in_the_end_is_told() {
+    require!(python3);
+    on_each_machine(|place| {
+        let host = Host::start(
+            "s = listen()
+c, _ = s.accept(); c.recv(1)
+d, _ = s.accept(); d.recv(1)
+time.sleep(120)",
+        );
+        let code = "s = connect(); s.setblocking(False)
+try:
+    while True: s.send(bytes(1 << 20)); time.sleep(0.01)
+except BlockingIOError: pass";
+        let started = Instant::now();
+        let ran = python(place, &[], &host.port, code).ended_with(0);
+        assert!(started.elapsed() < Duration::from_secs(25));
+        let ran = ran.says("what it wrote or sent last is still on its way").says("connections were cut: ");
+
+        let code = format!("{PEER}\n{code}\nprint('sent', flush=True)");
+        let opened = ["exec", "--host-loopback", &host.port, "--", "python3", "-c", &code, &host.port];
+        let mut command = place.sekexe(opened);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut notes = BufReader::new(child.stderr.take().unwrap()).lines();
+        assert!(notes.next().unwrap().unwrap().contains("still on its way"), "{}", ran.stderr);
+        let interrupted = Instant::now();
+        send(&child, Signal::SIGINT);
+        assert!(notes.next().unwrap().unwrap().contains("connections were cut"));
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        assert!(interrupted.elapsed() < Duration::from_secs(3));
     });
 }
