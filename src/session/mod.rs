@@ -152,17 +152,16 @@ impl Connection {
     }
 
     /// Ends the network, after the machine, when what commands sent last has gone on to where it was
-    /// for, and says whom the guest talked to. `late` is called where that takes time.
-    pub fn detach_network(&mut self, late: &mut dyn FnMut()) -> Record {
+    /// for, and says whom the guest talked to. `late` is asked whether to wait where that takes time.
+    pub fn detach_network(&mut self, late: &mut dyn FnMut() -> bool) -> Record {
         let Some(mut network) = self.network.take() else { return Record::default() };
         network.finish();
         for patience in [PollTimeout::from(LATE.as_millis() as u16), PollTimeout::NONE] {
             let ended = PollFd::new(network.ended(), PollFlags::POLLIN);
             let interrupt = PollFd::new(self.signals.as_fd(), PollFlags::POLLIN);
-            if self.hurries || poll(&mut [ended, interrupt], patience) != Ok(0) {
+            if self.hurries || poll(&mut [ended, interrupt], patience) != Ok(0) || !late() {
                 break;
             }
-            late();
         }
         // Why it failed was the reason of the machine's end.
         network.stop().unwrap_or_default()
@@ -309,16 +308,16 @@ impl Connection {
     }
 
     /// Has the guest write everything back and ends the machine. An error means that what commands
-    /// wrote may not all have reached the host's files. `late` is called where that takes time; a signal
-    /// of ours ends the waiting for what is to be sent.
-    pub fn shut_down(&mut self, late: &mut dyn FnMut()) -> Result<Ended> {
+    /// wrote may not all have reached the host's files. Where that takes time, `late` is asked whether to
+    /// wait for what is to be sent; a signal of ours ends such waiting.
+    pub fn shut_down(&mut self, late: &mut dyn FnMut() -> bool) -> Result<Ended> {
         let written_back = self.write_back(late);
         let ended = self.machine.end()?;
         self.console.finish(&self.machine);
         written_back.map(|()| ended)
     }
 
-    fn write_back(&mut self, late: &mut dyn FnMut()) -> Result<()> {
+    fn write_back(&mut self, late: &mut dyn FnMut() -> bool) -> Result<()> {
         let began = Instant::now();
         let (is_late, deadline) = (began + LATE, began + WRITE_BACK_GRACE);
         let mut next = is_late;
@@ -332,15 +331,16 @@ impl Connection {
             if now >= deadline {
                 anyhow::bail!("the guest did not finish writing within {} s", WRITE_BACK_GRACE.as_secs());
             }
-            if now >= is_late && next == is_late {
+            let is_asked = now >= is_late && next == is_late;
+            if is_asked {
                 next = deadline;
-                late();
             }
-            self.step(Some(next)).map_err(|Death(failure)| anyhow!("{failure}"))?;
-            if !self.hurries && self.unhandled.drain(..).any(|signal| signal != Signal::SIGWINCH) {
+            let interrupted = self.unhandled.drain(..).any(|signal| signal != Signal::SIGWINCH);
+            if !self.hurries && (interrupted || (is_asked && !late())) {
                 self.hurries = true;
                 self.close()?;
             }
+            self.step(Some(next)).map_err(|Death(failure)| anyhow!("{failure}"))?;
         }
         Ok(())
     }

@@ -92,10 +92,13 @@ impl<'a> Prepared<'a> {
         let died = matches!(finished.outcome, Outcome::MachineDied(_));
         let mut machine_end = None;
         let (messages, mut is_told) = (Messages::new(self.env), false);
+        // Who has ended a command wants it to end.
+        let was_ended = matches!(finished.outcome, Outcome::Signalled(_) | Outcome::TimedOut);
         let mut late = || {
-            if !std::mem::replace(&mut is_told, true) {
+            if !was_ended && !std::mem::replace(&mut is_told, true) {
                 messages.note("the command has ended; what it wrote or sent last is still on its way");
             }
+            !was_ended
         };
         if !died {
             match connection.shut_down(&mut late) {
