@@ -26,6 +26,11 @@ use super::{AT_ONCE, Settings};
 const EVENTS: usize = 128;
 /// How often idle flows are looked for.
 const SWEEP: Duration = Duration::from_secs(5);
+/// How long the next event is waited for without sleep: to be woken takes about as long, and longer on a
+/// virtual machine.
+const SPIN: Duration = Duration::from_micros(30);
+/// Frames that come at once in a conversation, at most; a stream brings more.
+const FEW_FRAMES: usize = 8;
 /// The longest datagram or message of a host socket.
 const LONGEST: usize = 65_536;
 /// How long others may take nothing of the guest's last bytes, and how long they may take in all.
@@ -81,6 +86,10 @@ pub struct Stack {
     buffer: Vec<u8>,
     next_sweep: Instant,
     ending: Option<Ending>,
+    /// Whether others run while we wait without sleep.
+    has_cpus: bool,
+    /// Whether the last frames may be part of a conversation.
+    converses: bool,
 }
 
 impl Stack {
@@ -112,6 +121,8 @@ impl Stack {
             buffer: vec![0; LONGEST],
             next_sweep: now + SWEEP,
             ending: None,
+            has_cpus: std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1),
+            converses: false,
         })
     }
 
@@ -157,7 +168,7 @@ impl Stack {
     /// Does what the host's sockets ask for, and waits until something does, or for that long.
     fn wait(&mut self, patience: EpollTimeout) -> io::Result<Happened> {
         let mut events = [EpollEvent::empty(); EVENTS];
-        let count = match self.core.epoll.wait(&mut events, patience) {
+        let count = match self.next_events(&mut events, patience) {
             Ok(count) => count,
             Err(Errno::EINTR) => 0,
             Err(errno) => return Err(errno.into()),
@@ -178,6 +189,20 @@ impl Stack {
             }
         }
         Ok(happened)
+    }
+
+    fn next_events(&self, events: &mut [EpollEvent], patience: EpollTimeout) -> nix::Result<usize> {
+        let spins = self.has_cpus && self.converses && !self.tcp.has_spliced();
+        if spins && patience != EpollTimeout::ZERO {
+            let began = Instant::now();
+            while began.elapsed() < SPIN {
+                match self.core.epoll.wait(events, EpollTimeout::ZERO) {
+                    Ok(0) => std::hint::spin_loop(),
+                    done => return done,
+                }
+            }
+        }
+        self.core.epoll.wait(events, patience)
     }
 
     /// Does what is due at this time, and sends what the guest takes.
@@ -223,6 +248,7 @@ impl Stack {
                 (0, false)
             }
         };
+        self.converses = count <= FEW_FRAMES;
         for number in 0..count {
             self.take_frame(inbox.frame(number, &self.core.out));
         }

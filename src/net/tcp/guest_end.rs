@@ -16,8 +16,9 @@ use super::seen::Seen;
 use crate::net::core::Core;
 
 /// Bytes of each of a connection's two buffers, where there are few connections. Only what is used of
-/// them takes memory; with 2 MB, the kernel could take a huge page for the first byte.
-const BUFFER: usize = (2 << 20) - (64 << 10);
+/// them takes memory. With more, bytes have left the processor's caches when they are read again; with
+/// less, a guest's queue runs dry.
+const BUFFER: usize = 1 << 20;
 /// The same where there are more connections than [`FEW`].
 const MEDIUM_BUFFER: usize = 512 << 10;
 /// The same where there are [`MANY`].

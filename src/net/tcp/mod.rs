@@ -353,6 +353,11 @@ impl Tcp {
         Ok(())
     }
 
+    /// Whether there are connections that were handed over.
+    pub fn has_spliced(&self) -> bool {
+        !self.spliced.is_empty()
+    }
+
     /// Whether a turn is due now.
     pub fn is_due(&self) -> bool {
         !self.due.is_empty()
