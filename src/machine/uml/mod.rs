@@ -77,12 +77,15 @@ pub fn start(
         }))
         .env_clear()
         .env("HOME", run_dir.path())
-        .env("TMPDIR", run_dir.path())
         .env("PATH", "/usr/bin:/bin")
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(console_end.try_clone().context("create the console's pipe")?)
         .stderr(console_end);
+    if !kernel.features.virtio_net {
+        // Where its memory is a file; one that others can share has no name, unless this names a place.
+        command.env("TMPDIR", run_dir.path());
+    }
     let writable: Vec<PathBuf> = access.writable.iter().cloned().chain([run_dir.path().to_owned()]).collect();
     let keep: Vec<BorrowedFd<'_>> =
         [Some(&theirs), card_end.as_ref()].into_iter().flatten().map(AsFd::as_fd).collect();
