@@ -65,7 +65,7 @@ fn run_before(face: &mut Option<Face>, args: &ExecArgs, env: &Environment) -> Re
     let stdout = duplicate(Stream::Stdout, std::io::stdout().as_fd());
     let stderr = duplicate(Stream::Stderr, std::io::stderr().as_fd());
     face.iter().for_each(|face| face.open(&args.machine, env));
-    let concluded = started.run([stdout, stderr]);
+    let concluded = started.run([stdout, stderr], || {});
     face.iter().for_each(Face::close);
     concluded?.conclude(env, face.take())
 }

@@ -38,9 +38,7 @@ pub fn run(args: &ShellArgs, env: &Environment) -> Result<Status> {
     let started = job.prepare(env)?.start(Some(terminal_size))?;
     // Only now: until here Ctrl-C interrupts a kernel's build.
     let raw = RawTerminal::enter()?;
-    let ended = started.run([Output::Fd(stdout), Output::Capture]);
-    drop(raw);
-    ended?.conclude(env, None)
+    started.run([Output::Fd(stdout), Output::Capture], || drop(raw))?.conclude(env, None)
 }
 
 fn terminal_size() -> Option<WindowSize> {

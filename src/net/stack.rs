@@ -121,7 +121,7 @@ impl Stack {
             buffer: vec![0; LONGEST],
             next_sweep: now + SWEEP,
             ending: None,
-            has_cpus: std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1),
+            has_cpus: false,
             converses: false,
         })
     }
@@ -130,6 +130,7 @@ impl Stack {
     /// bytes have gone on or nobody takes them. Says whom the guest talked to.
     pub fn run(mut self, stop: &EventFd) -> io::Result<Record> {
         self.core.watch(stop.as_fd(), Owner::Stop, 0, EpollFlags::EPOLLIN)?;
+        self.has_cpus = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
         let mut inbox = Inbox::default();
         let mut has_frames = true;
         loop {

@@ -156,12 +156,17 @@ impl Connection {
     pub fn detach_network(&mut self, late: &mut dyn FnMut() -> bool) -> Record {
         let Some(mut network) = self.network.take() else { return Record::default() };
         network.finish();
-        for patience in [PollTimeout::from(LATE.as_millis() as u16), PollTimeout::NONE] {
+        let mut is_late = Some(Instant::now() + LATE);
+        while !self.hurries {
             let ended = PollFd::new(network.ended(), PollFlags::POLLIN);
-            let interrupt = PollFd::new(self.signals.as_fd(), PollFlags::POLLIN);
-            if self.hurries || poll(&mut [ended, interrupt], patience) != Ok(0) || !late() {
+            let signals = PollFd::new(self.signals.as_fd(), PollFlags::POLLIN);
+            let mut fds = [ended, signals];
+            let happened = poll(&mut fds, timeout(is_late));
+            if fds[0].any() == Some(true) {
                 break;
             }
+            self.hurries = is_interrupt(self.signals.arrived()) || (happened == Ok(0) && !late());
+            is_late = is_late.filter(|_| happened != Ok(0));
         }
         // Why it failed was the reason of the machine's end.
         network.stop().unwrap_or_default()
@@ -335,8 +340,8 @@ impl Connection {
             if is_asked {
                 next = deadline;
             }
-            let interrupted = self.unhandled.drain(..).any(|signal| signal != Signal::SIGWINCH);
-            if !self.hurries && (interrupted || (is_asked && !late())) {
+            let is_interrupted = is_interrupt(self.unhandled.drain(..));
+            if !self.hurries && (is_interrupted || (is_asked && !late())) {
                 self.hurries = true;
                 self.close()?;
             }
@@ -444,13 +449,7 @@ impl Connection {
                 fds.extend(sink.wants().map(|fd| PollFd::new(fd, PollFlags::POLLOUT)));
             }
         }
-        let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
-            let left = deadline.saturating_duration_since(Instant::now());
-            // Rounded up, so that the deadline has passed when the wait ends.
-            let milliseconds = left.as_millis().saturating_add(1).min(i32::MAX as u128) as i32;
-            PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)
-        });
-        match poll(&mut fds, timeout) {
+        match poll(&mut fds, timeout(deadline)) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => return Err(e),
         }
@@ -573,6 +572,21 @@ impl Connection {
         };
         Death(fail("guest kernel", reason))
     }
+}
+
+/// Until then, or for ever.
+fn timeout(deadline: Option<Instant>) -> PollTimeout {
+    deadline.map_or(PollTimeout::NONE, |deadline| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Rounded up, so that the deadline has passed when the wait ends.
+        let milliseconds = left.as_millis().saturating_add(1).min(i32::MAX as u128) as i32;
+        PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)
+    })
+}
+
+/// Whether one of these signals wants us to end.
+fn is_interrupt(signals: impl IntoIterator<Item = Signal>) -> bool {
+    signals.into_iter().fold(false, |interrupts, signal| interrupts | (signal != Signal::SIGWINCH))
 }
 
 /// What [`Connection::poll`] found.

@@ -49,8 +49,8 @@ pub struct Started<'a> {
 
 impl Started<'_> {
     /// Carries the command's bytes, its standard output and standard error to `outputs`, until it has
-    /// ended, and ends the machine.
-    pub fn run(self, outputs: [Output; 2]) -> Result<Concluded> {
+    /// ended, and ends the machine. In between `ended` is called.
+    pub fn run(self, outputs: [Output; 2], ended: impl FnOnce()) -> Result<Concluded> {
         let Self { mut prepared, mut up } = self;
         let input = std::mem::replace(&mut prepared.input, Input::Null);
         up.connection.connect(up.session, input, outputs, prepared.timeout);
@@ -64,6 +64,7 @@ impl Started<'_> {
             }
             Err(failure) => up.connection.give_up(up.session, &failure)?,
         };
+        ended();
         prepared.conclude_with(up, finished)
     }
 }
@@ -92,7 +93,7 @@ impl<'a> Prepared<'a> {
         let died = matches!(finished.outcome, Outcome::MachineDied(_));
         let mut machine_end = None;
         let (messages, mut is_told) = (Messages::new(self.env), false);
-        // Who has ended a command wants it to end.
+        // Whoever has ended a command wants to be done.
         let was_ended = matches!(finished.outcome, Outcome::Signalled(_) | Outcome::TimedOut);
         let mut late = || {
             if !was_ended && !std::mem::replace(&mut is_told, true) {
