@@ -21,7 +21,7 @@ mod session;
 mod shadows;
 mod spawn;
 mod sys;
-mod unsent;
+pub mod unsent;
 mod users;
 
 pub use life::main;

@@ -19,9 +19,10 @@ const LISTS: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
 /// `FIN_WAIT1`, `LAST_ACK` and `CLOSING` (`net/tcp_states.h`).
 const CLOSED_EARLY: [&str; 3] = ["04", "09", "0B"];
 
-/// How long the other ends may take nothing, and how long they may take in all.
-const STALL: Duration = Duration::from_secs(5);
-const MOST: Duration = Duration::from_secs(30);
+/// How long the other ends may take nothing, here and of what has come to the host.
+pub const STALL: Duration = Duration::from_secs(5);
+/// How long they may take in all, in either place.
+pub const MOST: Duration = Duration::from_secs(30);
 
 /// Between two looks; the first is the shortest.
 const SHORTEST_PAUSE: Duration = Duration::from_micros(100);
@@ -29,7 +30,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// Waits until the other ends of closed connections have taken everything, or take nothing any more, or
 /// the host says `Shutdown` once more. Says how many bytes are left.
-pub fn wait(channel: &mut Channel) -> Result<u64> {
+pub(crate) fn wait(channel: &mut Channel) -> Result<u64> {
     let began = Instant::now();
     let (mut left, mut pause, mut moved) = (bytes(), SHORTEST_PAUSE, began);
     while left > 0 && moved.elapsed() < STALL && began.elapsed() < MOST {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
+use sekexe_init::unsent;
 
 use super::core::{Core, Owner};
 use super::dns::Dns;
@@ -33,9 +34,6 @@ const SPIN: Duration = Duration::from_micros(30);
 const FEW_FRAMES: usize = 8;
 /// The longest datagram or message of a host socket.
 const LONGEST: usize = 65_536;
-/// How long others may take nothing of the guest's last bytes, and how long they may take in all.
-const STALL: Duration = Duration::from_secs(5);
-const LONGEST_ENDING: Duration = Duration::from_secs(30);
 
 /// What waiting came to.
 #[derive(Default)]
@@ -55,7 +53,7 @@ struct Ending {
 
 impl Ending {
     fn begin(now: Instant) -> Self {
-        Self { left: u64::MAX, moved: now, last: now + LONGEST_ENDING }
+        Self { left: u64::MAX, moved: now, last: now + unsent::MOST }
     }
 
     /// So many are left.
@@ -67,7 +65,7 @@ impl Ending {
 
     /// When it is over at the latest.
     fn deadline(&self) -> Instant {
-        if self.left == 0 { self.moved } else { self.last.min(self.moved + STALL) }
+        if self.left == 0 { self.moved } else { self.last.min(self.moved + unsent::STALL) }
     }
 
     fn is_over(&self, now: Instant) -> bool {
