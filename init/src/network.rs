@@ -64,6 +64,8 @@ fn raise_card(card: &NetworkCard) -> Result<()> {
     if made.is_some() {
         // Nothing is lost on the way to us. The host's own choice may send at a measured pace.
         let _ = std::fs::write("/proc/sys/net/ipv4/tcp_congestion_control", "reno");
+    } else {
+        widen_windows();
     }
     let mut requests = Requests::default();
     let address = Some(card.mac);
@@ -76,6 +78,21 @@ fn raise_card(card: &NetworkCard) -> Result<()> {
     }
     requests.send()?;
     made.map_or(Ok(()), |(socket, (kind, fds))| pass_on(socket, kind, &fds))
+}
+
+/// Lets connections of the guest's have much under way to them from the start. The kernel finds out how
+/// much that should be by the time between segments, which here is that of a wake-up, and it may stay
+/// with little.
+fn widen_windows() {
+    const WINDOW: u64 = 4 << 20;
+    const AT: &str = "/proc/sys/net/ipv4/tcp_rmem";
+    let bounds = std::fs::read_to_string(AT).unwrap_or_default();
+    let mut bounds = bounds.split_whitespace();
+    if let (Some(least), Some(_), Some(Ok(most))) =
+        (bounds.next(), bounds.next(), bounds.next().map(str::parse::<u64>))
+    {
+        let _ = std::fs::write(AT, format!("{least} {} {most}", WINDOW.min(most)));
+    }
 }
 
 /// Whether the kernel does: a guest's may have been built without it.

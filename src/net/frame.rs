@@ -57,6 +57,31 @@ pub struct Packet<'a> {
     pub fragment: Option<Fragment>,
 }
 
+/// What a segment of TCP carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Data {
+    /// Number of its first byte.
+    pub number: u32,
+    /// How many bytes; they are the packet's last ones.
+    pub length: usize,
+}
+
+impl Data {
+    /// That of an IP packet without extension headers. Nothing, where it is no whole segment.
+    pub fn of(packet: &[u8]) -> Self {
+        Self::find(packet).unwrap_or_default()
+    }
+
+    fn find(packet: &[u8]) -> Option<Self> {
+        let start = if packet.first()? >> 4 == 6 { 40 } else { usize::from(packet[0] & 0xf) * 4 };
+        let segment = packet.get(start..)?;
+        let header = segment.first_chunk::<20>()?;
+        let number = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+        let length = segment.len().checked_sub(usize::from(header[12] >> 4) * 4)?;
+        Some(Self { number, length })
+    }
+}
+
 /// A part's place in the packet that it comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fragment {
@@ -164,6 +189,23 @@ mod tests {
                 (source.into(), destination.into())
             );
             assert_eq!((packet.protocol, packet.payload, packet.fragment), (UDP, &b"payload"[..], None));
+        }
+    }
+
+    #[test]
+    fn the_data_of_a_segment_are_what_follows_its_options() {
+        // Eight bytes of options.
+        let header = [[0; 4].as_slice(), &[1, 2, 3, 4, 0, 0, 0, 0, 0x70], &[0; 15]].concat();
+        let segment = [&header[..], b"data"].concat();
+        for (source, destination) in [("10.0.2.15", "192.0.2.1"), ("fd00::15", "2001:db8::1")] {
+            let ends = Ends { source: source.parse().unwrap(), destination: destination.parse().unwrap() };
+            let whole = emit::packets(ends, TCP, &segment, 1500, 0).next().unwrap();
+            assert_eq!(Data::of(&whole), Data { number: 0x0102_0304, length: 4 });
+            let bare = emit::packets(ends, TCP, &header, 1500, 0).next().unwrap();
+            assert_eq!(Data::of(&bare), Data { number: 0x0102_0304, length: 0 });
+            for length in 0..bare.len() {
+                assert_eq!(Data::of(&whole[..length]), Data::default(), "{length}");
+            }
         }
     }
 

@@ -11,10 +11,11 @@ use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::libc;
+use vm_memory::VolatileSlice;
 
 use super::addresses::{GUEST_MAC, HOST_MAC};
 use super::checksum::Sum;
-use super::frame::{ETHERNET_HEADER, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Mac, TCP};
+use super::frame::{Data, ETHERNET_HEADER, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Mac, TCP};
 use super::outside::Outside;
 use super::virtio::{self, Virtio};
 use crate::sys::net::{BATCH, leave_to_collector, receive_each, send_each};
@@ -105,6 +106,8 @@ pub struct Outbox {
     queue: VecDeque<Frame>,
     /// Bytes in the queue.
     weight: usize,
+    /// Bytes that were placed in the guest's memory since it was last woken.
+    placed: usize,
     spare: Vec<Vec<u8>>,
     blocked: bool,
     next_id: u32,
@@ -205,6 +208,7 @@ impl Outbox {
             guest: GUEST_MAC,
             queue: VecDeque::new(),
             weight: 0,
+            placed: 0,
             spare: Vec::new(),
             blocked: false,
             next_id: 0,
@@ -279,6 +283,50 @@ impl Outbox {
 
     /// Queues an IP packet of `length` bytes that `fill` writes.
     pub fn fill_packet<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        let (frame, done) = self.compose(length, fill);
+        self.push(frame);
+        done
+    }
+
+    /// Whether packets can be placed in the guest's memory rather than queued.
+    pub fn can_place(&self) -> bool {
+        matches!(self.carrier, Carrier::Memory(_)) && self.offload()
+    }
+
+    /// Whether one can be placed now.
+    pub fn has_place(&mut self) -> bool {
+        match &mut self.carrier {
+            Carrier::Memory(memory) if self.queue.is_empty() && !self.blocked => {
+                self.blocked = !memory.has_room();
+                !self.blocked
+            }
+            _ => false,
+        }
+    }
+
+    /// Places an IP packet of `length` bytes that `fill` writes, but for the data that it finds in it:
+    /// `copy` brings others to where they belong, or says that it cannot.
+    pub fn place_packet<R>(
+        &mut self,
+        length: usize,
+        fill: impl FnOnce(&mut [u8]) -> (R, Data),
+        copy: impl FnOnce(Data, &[VolatileSlice<'_>]) -> bool,
+    ) -> R {
+        let (frame, (done, data)) = self.compose(length, fill);
+        if let Carrier::Memory(memory) = &mut self.carrier {
+            let head = &frame.buffer[..frame.length - data.length];
+            // If that fails, it is as if the packet was lost on its way.
+            let _ = memory.put(head, data.length, |places| copy(data, places));
+            self.placed += frame.length;
+            if self.placed >= HEAVY {
+                self.wake();
+            }
+        }
+        self.recycle(frame);
+        done
+    }
+
+    fn compose<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> (Frame, R) {
         let (mut frame, start) = self.begin(length);
         let bytes = &mut frame.buffer[..frame.length];
         let done = fill(&mut bytes[start..]);
@@ -287,8 +335,7 @@ impl Outbox {
         if self.header > 0 {
             leave_checksum_to_card(bytes, self.header);
         }
-        self.push(frame);
-        done
+        (frame, done)
     }
 
     /// Queues an IP packet, unless too many wait already: whoever sends packets without waiting
@@ -340,7 +387,18 @@ impl Outbox {
                 },
             }
         }
+        if self.placed > 0 {
+            self.wake();
+        }
         Ok(())
+    }
+
+    fn wake(&mut self) {
+        self.placed = 0;
+        if let Carrier::Memory(memory) = &mut self.carrier {
+            // One that is gone is not woken.
+            let _ = memory.wake();
+        }
     }
 
     fn push(&mut self, frame: Frame) {
@@ -351,6 +409,10 @@ impl Outbox {
     fn drop_first(&mut self) {
         let Some(frame) = self.queue.pop_front() else { return };
         self.weight -= frame.length;
+        self.recycle(frame);
+    }
+
+    fn recycle(&mut self, frame: Frame) {
         if self.spare.len() < SPARE {
             self.spare.push(frame.buffer);
         }

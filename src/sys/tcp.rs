@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice};
 use nix::libc;
-use nix::sys::socket::{SockFlag, SockaddrStorage, accept4};
+use nix::sys::socket::{MsgFlags, SockFlag, SockaddrStorage, accept4, recv};
+use vm_memory::VolatileSlice;
 
 /// Of `linux/tcp.h`.
 const REPAIR_RECEIVE_QUEUE: libc::c_int = 1;
@@ -157,6 +158,56 @@ pub fn is_closed(socket: BorrowedFd<'_>) -> bool {
 pub fn set_filter(socket: BorrowedFd<'_>, filter: &[libc::sock_filter]) -> nix::Result<()> {
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
     set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+}
+
+/// Bytes that wait to be received.
+pub fn unread(socket: BorrowedFd<'_>) -> nix::Result<usize> {
+    let mut bytes = 0;
+    // SAFETY: FIONREAD writes one int, to where `bytes` is.
+    unsafe { super::pipe::bytes_unread(socket.as_raw_fd(), &mut bytes) }?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// Has [`peek`] begin so many bytes after the next one to be received, and then go on where it ended.
+/// TCP knows that from Linux 6.9 on. An urgent byte is in its place among the others from then on.
+pub fn peek_from(socket: BorrowedFd<'_>, offset: usize) -> nix::Result<()> {
+    let offset = libc::c_int::try_from(offset).map_err(|_| Errno::EINVAL)?;
+    set(socket, libc::SOL_SOCKET, libc::SO_OOBINLINE, &1)?;
+    set(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF, &offset)
+}
+
+/// Copies bytes that go on waiting, into one place after the other, and says how many.
+pub fn peek(socket: BorrowedFd<'_>, places: &[VolatileSlice<'_>]) -> nix::Result<usize> {
+    let part = |place: &VolatileSlice<'_>| libc::iovec {
+        iov_base: place.ptr_guard_mut().as_ptr().cast(),
+        iov_len: place.len(),
+    };
+    let mut parts: Vec<libc::iovec> = places.iter().map(part).collect();
+    // SAFETY: `msghdr` is plain data for which all zeroes is valid.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = parts.as_mut_ptr();
+    message.msg_iovlen = parts.len() as _;
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: the parts are places in memory that is mapped until we return, and that others write
+    // to at any time.
+    let count = unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, flags) };
+    Errno::result(count).map(|count| count as usize)
+}
+
+/// Whether a byte would be found there, now or later, rather than the end of the stream.
+pub fn has_more(socket: BorrowedFd<'_>) -> nix::Result<bool> {
+    match recv(socket.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
+        Err(Errno::EAGAIN) => Ok(true),
+        found => Ok(found? > 0),
+    }
+}
+
+/// Receives up to so many bytes without looking at them, and says how many.
+pub fn discard(socket: BorrowedFd<'_>, most: usize) -> nix::Result<usize> {
+    let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
+    // SAFETY: with this flag, TCP writes nothing anywhere.
+    let count = unsafe { libc::recv(socket.as_raw_fd(), std::ptr::null_mut(), most, flags) };
+    Errno::result(count).map(|count| count as usize)
 }
 
 /// Moves up to so many bytes from one descriptor to another, of which one is a pipe, without waiting.

@@ -3,15 +3,16 @@
 //! Each side's end of stream and each side's reset are passed on to the other; a side that does not
 //! read stops the other one, because the buffers between them are bounded.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{setsockopt, sockopt};
 use smoltcp::socket::tcp::State;
 
-use super::guest_end::GuestEnd;
+use super::guest_end::{BUFFER, GuestEnd};
 use super::spliced::{Pipes, Sockets, Spliced};
 use crate::net::core::Core;
 use crate::net::emit::Ends;
@@ -28,6 +29,8 @@ const TURN: usize = 4;
 /// Bytes for the guest after which a connection is worth being handed over to the kernel. It gains
 /// nothing in the other direction.
 const HEAVY: u64 = 1 << 20;
+/// Bytes for the guest after which those to come stay in the host's socket, where that is possible.
+const LONG: u64 = 256 << 10;
 /// How long the guest has to be silent for that, unless it may not send.
 const SILENCE: Duration = Duration::from_millis(1);
 /// How long bytes may be held back for it.
@@ -85,6 +88,8 @@ pub struct Connection {
     has_asked: bool,
     /// How many bytes the guest must have got before that is tried.
     heavy_at: u64,
+    /// How many, before they stay in the host's socket.
+    peek_at: u64,
 }
 
 impl Connection {
@@ -132,6 +137,7 @@ impl Connection {
             held_since: None,
             has_asked: false,
             heavy_at: HEAVY,
+            peek_at: LONG,
         }
     }
 
@@ -159,21 +165,21 @@ impl Connection {
     }
 
     /// Moves what can be moved.
-    pub fn turn(&mut self, core: &mut Core) -> std::io::Result<Turned> {
+    pub fn turn(&mut self, core: &mut Core) -> io::Result<Turned> {
         for _ in 0..TURN {
             self.hold(core);
             let mut moved = false;
             if self.held_since.is_none() {
                 moved |= self.send_to_host();
-                moved |= self.receive_from_host();
+                moved |= self.receive(core);
             }
-            moved |= self.guest.send(core);
+            moved |= self.guest.send(core, self.host.as_fd())?;
             if core.out.is_heavy() {
                 core.out.flush()?;
             }
-            if core.out.is_full() {
+            if self.guest.lacks_room(core) {
                 core.out.flush()?;
-                if core.out.is_full() {
+                if self.guest.lacks_room(core) {
                     return Ok(Turned::HasMore);
                 }
                 continue;
@@ -303,12 +309,61 @@ impl Connection {
         moved
     }
 
-    /// Host to guest. Says whether something moved.
+    /// Host to guest, by one way or the other. Says whether something moved.
+    fn receive(&mut self, core: &Core) -> bool {
+        let is_due = self.received >= self.peek_at && core.out.can_place() && !self.host_finished;
+        let (socket, peeked) = self.guest.peeked();
+        if is_due && peeked.is_none() && socket.may_send() {
+            if socket.send_queue() > 0 {
+                // Nothing may be under way, which is soon.
+                return false;
+            }
+            if self.guest.peek(self.host.as_fd()).is_err() {
+                self.peek_at = u64::MAX;
+            }
+        }
+        match self.show_to_guest() {
+            Ok(Some(moved)) => moved,
+            Ok(None) => self.receive_from_host(),
+            Err(error) => {
+                self.readable = false;
+                if self.failure.is_none() {
+                    self.failure = Some(error.kind());
+                    self.guest.socket().abort();
+                }
+                true
+            }
+        }
+    }
+
+    /// Host to guest, while data stay in the host's socket. Says whether something moved, if they do.
+    fn show_to_guest(&mut self) -> io::Result<Option<bool>> {
+        let (socket, Some(peeked)) = self.guest.peeked() else { return Ok(None) };
+        let host = self.host.as_fd();
+        if let Some(failure) = peeked.failure() {
+            return Err(failure.into());
+        }
+        peeked.throw_away(host, socket.send_queue())?;
+        if !self.readable || self.host_finished || !socket.can_send() {
+            return Ok(Some(false));
+        }
+        let told = peeked.tell(host, socket)?;
+        self.received += told as u64;
+        self.readable = told > 0;
+        if told == 0 && self.hung_up && peeked.is_at_end(host)? {
+            self.host_finished = true;
+            socket.close();
+            return Ok(Some(true));
+        }
+        Ok(Some(told > 0))
+    }
+
+    /// Host to guest, by smoltcp's buffer. Says whether something moved.
     fn receive_from_host(&mut self) -> bool {
         let Self { guest, host, .. } = self;
         let socket = guest.socket();
         let mut moved = false;
-        let mut left = PIECE;
+        let mut left = PIECE.min(BUFFER.saturating_sub(socket.send_queue()));
         while left > 0 && self.readable && !self.host_finished && socket.can_send() {
             let mut result = Ok(0);
             let mut asked = 0;

@@ -1,9 +1,14 @@
-//! What smoltcp takes for a network device: one packet in, any number out into our queue.
+//! What smoltcp takes for a network device: one packet in, any number out into our queue, or at once
+//! into the guest's memory.
+
+use std::os::fd::BorrowedFd;
 
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 
+use super::peeked::Peeked;
 use super::seen::Seen;
+use crate::net::frame::Data;
 use crate::net::link::Outbox;
 
 /// A device for one turn of one connection.
@@ -14,10 +19,16 @@ pub struct Turn<'a> {
     pub out: &'a mut Outbox,
     /// What remembers them.
     pub seen: &'a mut Seen,
+    /// Where their data come from, if not from smoltcp.
+    pub data: Option<(&'a mut Peeked, BorrowedFd<'a>)>,
 }
 
 pub struct Incoming<'a>(&'a [u8]);
-pub struct Outgoing<'a>(&'a mut Outbox, &'a mut Seen);
+pub struct Outgoing<'a> {
+    out: &'a mut Outbox,
+    seen: &'a mut Seen,
+    data: Option<(&'a mut Peeked, BorrowedFd<'a>)>,
+}
 
 impl RxToken for Incoming<'_> {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
@@ -27,12 +38,18 @@ impl RxToken for Incoming<'_> {
 
 impl TxToken for Outgoing<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, write: F) -> R {
-        let Self(out, seen) = self;
-        out.fill_packet(length, |packet| {
+        let Self { out, seen, data } = self;
+        let fill = |packet: &mut [u8]| {
             let done = write(packet);
             seen.we_send(packet);
-            done
-        })
+            (done, Data::of(packet))
+        };
+        match data {
+            Some((peeked, host)) => {
+                out.place_packet(length, fill, |data, places| peeked.copy(host, data.number, places))
+            }
+            None => out.fill_packet(length, fill).0,
+        }
     }
 }
 
@@ -47,11 +64,16 @@ impl Device for Turn<'_> {
         Self: 'a;
 
     fn receive(&mut self, _: Instant) -> Option<(Incoming<'_>, Outgoing<'_>)> {
-        Some((Incoming(self.incoming.take()?), Outgoing(self.out, self.seen)))
+        // What is answered at once has no data.
+        let answer = Outgoing { out: self.out, seen: self.seen, data: None };
+        Some((Incoming(self.incoming.take()?), answer))
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Outgoing<'_>> {
-        (!self.out.is_full()).then_some(Outgoing(self.out, self.seen))
+        let Self { out, seen, data, .. } = self;
+        let data = data.as_mut().map(|(peeked, host)| (&mut **peeked, *host));
+        let has_room = if data.is_some() { out.has_place() } else { !out.is_full() };
+        has_room.then_some(Outgoing { out, seen, data })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {

@@ -3,6 +3,8 @@
 //! To map, touch and unmap its buffers takes longer than anything else that a short connection does
 //! here, so the next connection takes over what the last one left.
 
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
@@ -12,13 +14,17 @@ use smoltcp::wire::{HardwareAddress, IpCidr, IpListenEndpoint};
 
 use super::connection::Flow;
 use super::device::Turn;
+use super::peeked::Peeked;
 use super::seen::Seen;
 use crate::net::core::Core;
 
 /// Bytes of each of a connection's two buffers, where there are few connections. Only what is used of
 /// them takes memory. With more, bytes have left the processor's caches when they are read again; with
 /// less, a guest's queue runs dry.
-const BUFFER: usize = 1 << 20;
+pub const BUFFER: usize = 1 << 20;
+/// The same where the guest's memory is mapped here: each wake-up is a rest for somebody, and the more
+/// is under way, the fewer there are. What is left in the host's socket does not come by here anyway.
+const SHARED_BUFFER: usize = 4 << 20;
 /// The same where there are more connections than [`FEW`].
 const MEDIUM_BUFFER: usize = 512 << 10;
 /// The same where there are [`MANY`].
@@ -40,6 +46,7 @@ pub struct GuestEnd {
     buffer: usize,
     started: Instant,
     seen: Seen,
+    peeked: Option<Peeked>,
 }
 
 /// Those that nobody uses.
@@ -71,23 +78,25 @@ impl Spare {
 
 impl GuestEnd {
     fn new(core: &mut Core, buffer: usize) -> Self {
-        let mut socket = Socket::new(SocketBuffer::new(vec![0; buffer]), SocketBuffer::new(vec![0; buffer]));
+        let bytes = if buffer == BUFFER && core.out.can_place() { SHARED_BUFFER } else { buffer };
+        let mut socket = Socket::new(SocketBuffer::new(vec![0; bytes]), SocketBuffer::new(vec![0; bytes]));
         socket.set_nagle_enabled(false);
         socket.set_ack_delay(None);
         let mut config = Config::new(HardwareAddress::Ip);
         // Sequence numbers are known to both ends of a link that nobody else is on.
         config.random_seed = core.new_id().wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut seen = Seen::default();
-        let mut device = Turn { incoming: None, out: &mut core.out, seen: &mut seen };
+        let mut device = Turn { incoming: None, out: &mut core.out, seen: &mut seen, data: None };
         let interface = Interface::new(config, &mut device, time::Instant::ZERO);
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
-        Self { interface, sockets, handle, buffer, started: core.now, seen }
+        Self { interface, sockets, handle, buffer, started: core.now, seen, peeked: None }
     }
 
     fn begin(&mut self, core: &Core, flow: Flow) {
         self.started = core.now;
         self.seen = Seen::default();
+        self.peeked = None;
         let bits = if flow.remote.is_ipv4() { 32 } else { 128 };
         self.interface.update_ip_addrs(|list| {
             list.clear();
@@ -124,19 +133,43 @@ impl GuestEnd {
     pub fn take(&mut self, core: &mut Core, packet: &[u8]) {
         let now = self.time(core.now);
         self.seen.guest_sends(packet, core.now);
-        let mut device = Turn { incoming: Some(packet), out: &mut core.out, seen: &mut self.seen };
+        let mut device =
+            Turn { incoming: Some(packet), out: &mut core.out, seen: &mut self.seen, data: None };
         self.interface.poll_ingress_single(now, &mut device, &mut self.sockets);
     }
 
-    /// Queues what there is for the guest, as far as there is room. Says whether there was something.
-    pub fn send(&mut self, core: &mut Core) -> bool {
+    /// Leaves what comes from now on in the host's socket. Nothing may be under way to the guest. The
+    /// error is that of a host that cannot do so.
+    pub fn peek(&mut self, host: BorrowedFd<'_>) -> io::Result<()> {
+        self.peeked = Some(Peeked::begin(host, self.seen.progress().to_send)?);
+        Ok(())
+    }
+
+    /// The socket, and what is in the host's for it, if anything stays there.
+    pub fn peeked(&mut self) -> (&mut Socket<'static>, Option<&mut Peeked>) {
+        (self.sockets.get_mut(self.handle), self.peeked.as_mut())
+    }
+
+    /// Whether it needs room that there is not.
+    pub fn lacks_room(&self, core: &Core) -> bool {
+        core.out.is_full() || (self.peeked.is_some() && core.out.is_blocked())
+    }
+
+    /// Queues what there is for the guest, as far as there is room. Says whether there was something. The
+    /// error is the card's.
+    pub fn send(&mut self, core: &mut Core, host: BorrowedFd<'_>) -> io::Result<bool> {
         let now = self.time(core.now);
-        let mut device = Turn { incoming: None, out: &mut core.out, seen: &mut self.seen };
+        let data = self.peeked.as_mut().map(|peeked| (peeked, host));
+        if data.is_some() {
+            // Nothing is placed before what waits.
+            core.out.flush()?;
+        }
+        let mut device = Turn { incoming: None, out: &mut core.out, seen: &mut self.seen, data };
         let mut sent = false;
         while self.interface.poll_egress(now, &mut device, &mut self.sockets) != PollResult::None {
             sent = true;
         }
-        sent
+        Ok(sent)
     }
 
     /// When it must be looked at again.

@@ -4,11 +4,13 @@
 //! what the guest sees (accepted, refused, unreachable, silence) is what the host saw, and a
 //! connection that never comes to be costs a descriptor and the segment.
 //!
-//! Then smoltcp is the guest's end of it, until the kernel is where that is possible and pays.
+//! Then smoltcp is the guest's end of it, until the kernel is where that is possible and pays; where the
+//! guest's memory is mapped here, at least its data need not come by smoltcp.
 
 mod connection;
 mod device;
 mod guest_end;
+mod peeked;
 mod seen;
 mod spliced;
 

@@ -23,6 +23,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use vhost::vhost_user::BackendReqHandler;
+use vm_memory::VolatileSlice;
 
 use rings::{Rings, TO_GUEST};
 
@@ -105,6 +106,27 @@ impl Virtio {
     /// [`io::ErrorKind::WouldBlock`] where there is no room.
     pub fn send<'a>(&mut self, frames: impl Iterator<Item = &'a [u8]>) -> io::Result<usize> {
         self.rings().send(frames)
+    }
+
+    /// Whether the guest has room for a frame. If not, it says when it has.
+    pub fn has_room(&mut self) -> bool {
+        self.rings().has_room().unwrap_or(false)
+    }
+
+    /// Gives the guest a frame that begins with `head` and goes on with so many bytes, which `copy`
+    /// brings to their places, or says that it cannot. The guest need not notice before [`Self::wake`].
+    pub fn put(
+        &mut self,
+        head: &[u8],
+        length: usize,
+        copy: impl FnOnce(&[VolatileSlice<'_>]) -> bool,
+    ) -> io::Result<()> {
+        self.rings().put(head, length, copy)
+    }
+
+    /// Wakes the guest if it waits for frames and there are new ones.
+    pub fn wake(&mut self) -> io::Result<()> {
+        self.rings().wake(TO_GUEST)
     }
 
     fn take_message(&mut self) -> io::Result<()> {

@@ -7,13 +7,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 use nix::sys::epoll::Epoll;
 use nix::sys::socket::{MsgFlags, send};
 use vhost::vhost_user::message::VhostUserMemoryRegion;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestMemoryMmap};
+use vm_memory::{Address, Bytes, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
 
 use super::{HEADER, gone};
 
@@ -24,6 +25,8 @@ pub const FROM_GUEST: usize = 1;
 
 /// The most entries of a queue, as the guest may choose.
 const MOST_ENTRIES: u16 = 1024;
+/// Parts of the longest frame: a page each, and one for its header.
+const PARTS: usize = 20;
 
 /// See the module. There is nothing in them before the guest has announced them.
 pub struct Rings {
@@ -133,8 +136,53 @@ impl Rings {
         if sent == 0 { Err(nothing()) } else { Ok(sent) }
     }
 
+    /// See [`super::Virtio::has_room`].
+    pub fn has_room(&mut self) -> io::Result<bool> {
+        let Self { memory: Some(memory), queues, .. } = self else { return Ok(false) };
+        let queue = &mut queues[TO_GUEST];
+        if !queue.ready() {
+            return Ok(false);
+        }
+        let offered = queue.avail_idx(&*memory, Ordering::Acquire).map_err(gone)?;
+        // It may make room before we are ready to be woken.
+        Ok(offered.0 != queue.next_avail() || queue.enable_notification(&*memory).map_err(gone)?)
+    }
+
+    /// See [`super::Virtio::put`].
+    pub fn put(
+        &mut self,
+        head: &[u8],
+        length: usize,
+        copy: impl FnOnce(&[VolatileSlice<'_>]) -> bool,
+    ) -> io::Result<()> {
+        let Self { memory: Some(memory), queues, .. } = self else { return Err(nothing()) };
+        let queue = &mut queues[TO_GUEST];
+        let chain = queue.iter(&*memory).map_err(gone)?.next().ok_or_else(nothing)?;
+        let entry = chain.head_index();
+        let (mut rest, mut left, mut places) = (head, length, Vec::with_capacity(PARTS));
+        for part in chain.writable() {
+            let room = part.len() as usize;
+            let (now, later) = rest.split_at(rest.len().min(room));
+            memory.write_slice(now, part.addr()).map_err(gone)?;
+            rest = later;
+            let body = left.min(room - now.len());
+            if body > 0 {
+                let place = part.addr().checked_add(now.len() as u64).ok_or_else(nothing)?;
+                places.push(memory.get_slice(place, body).map_err(gone)?);
+                left -= body;
+            }
+            if rest.is_empty() && left == 0 {
+                break;
+            }
+        }
+        let is_whole = rest.is_empty() && left == 0 && copy(&places);
+        // As above, a buffer is given back without a frame that did not come to be.
+        let length = if is_whole { head.len() + length } else { 0 };
+        queue.add_used(&*memory, entry, length as u32).map_err(gone)
+    }
+
     /// Wakes the guest if it sleeps and there is something new in a queue.
-    fn wake(&mut self, queue: usize) -> io::Result<()> {
+    pub fn wake(&mut self, queue: usize) -> io::Result<()> {
         let Self { memory: Some(memory), queues, calls, .. } = self else { return Ok(()) };
         if queues[queue].needs_notification(&*memory).map_err(gone)?
             && let Some(call) = &calls[queue]

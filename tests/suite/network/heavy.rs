@@ -1,9 +1,10 @@
-//! Connections that have moved much: the kernel carries them on, and nobody can tell.
+//! Connections that have moved much: the kernel carries them on, or what they bring goes straight to the
+//! guest's memory, and nobody can tell.
 
-use super::{Halting, Host, PEER, python};
+use super::{Halting, Host, PEER, on_each_machine, python};
 use crate::support::{Place, require};
 
-/// More than after which a connection is handed over, with what the buffers hold.
+/// More than after which that is so, with what the buffers hold.
 const MUCH: &str = "MUCH = 24 << 20
 def connect():
     s = socket.create_connection((gateway(), PORT)); s.settimeout(60)
@@ -20,6 +21,7 @@ def receive_some(s, count):
         digest.update(block); count -= len(block)
     return digest.hexdigest()";
 
+/// A machine in which connections are handed over to the kernel.
 fn place() -> Place {
     Place::new_in("/var/tmp").with_isolation(Some("namespaces"))
 }
@@ -30,8 +32,8 @@ fn start(code: &str) -> Host {
 
 /// Runs Python in the machine, which must say this and end well.
 #[track_caller]
-fn says(host: &Host, code: &str, expected: &str) {
-    let ran = python(&place(), &[], &host.port, &format!("{MUCH}\n{code}")).ended_with(0);
+fn says(place: &Place, host: &Host, code: &str, expected: &str) {
+    let ran = python(place, &[], &host.port, &format!("{MUCH}\n{code}")).ended_with(0);
     assert_eq!(ran.stdout.trim_end(), expected);
 }
 
@@ -66,81 +68,116 @@ for _ in range(3):
 }
 
 #[test]
-fn bytes_are_whole_when_a_connection_is_handed_over_amid_traffic_both_ways() {
-    require!(namespaces, python3);
-    let host = start(
-        "s = listen()
+fn bytes_are_whole_when_a_connection_becomes_heavy_amid_traffic_both_ways() {
+    require!(python3);
+    on_each_machine(|place| {
+        let host = start(
+            "s = listen()
 for _ in range(8):
     c, _ = s.accept(); c.settimeout(60); assert both_ways(c); print(receive(c)[0])",
-    );
-    let code = "for n in range(8):
+        );
+        let code = "for n in range(8):
     s = connect(); print(both_ways(s)); s.sendall(bytes(n)); s.close()";
-    says(&host, code, &["True"; 8].join("\n"));
-    host.said("0\n1\n2\n3\n4\n5\n6\n7");
+        says(place, &host, code, &["True"; 8].join("\n"));
+        host.said("0\n1\n2\n3\n4\n5\n6\n7");
+    });
+}
+
+/// Around each number of bytes at which something changes.
+#[test]
+fn streams_of_many_lengths_end_where_they_end() {
+    require!(python3);
+    const LENGTHS: &str = "LENGTHS = [(n << 10) + more for n in (1, 64, 128, 256, 320, 512, 1024, 1536, 4096)
+    for more in (-1, 0, 1, 60000)]";
+    on_each_machine(|place| {
+        let host = start(&format!(
+            "{LENGTHS}
+s = listen()
+for n in LENGTHS:
+    c, _ = s.accept(); print(send_numbers(c, n)); c.close()"
+        ));
+        // Readers who come at once, and those who let everything fill up first.
+        let code = format!(
+            "{LENGTHS}
+for i, n in enumerate(LENGTHS):
+    s = connect(); time.sleep(0.02 * (i % 3)); got, digest = receive(s); assert got == n, (got, n)
+    print(digest)"
+        );
+        let ran = python(place, &[], &host.port, &format!("{MUCH}\n{code}")).ended_with(0);
+        host.said(ran.stdout.trim_end());
+    });
 }
 
 #[test]
 fn each_side_can_finish_a_heavy_connection_while_the_other_goes_on() {
-    require!(namespaces, python3);
-    let host = start(
-        "s = listen()
+    require!(python3);
+    on_each_machine(|place| {
+        let host = start(
+            "s = listen()
 c, _ = s.accept(); both_ways(c)
 print(receive(c)[0]); print(send_numbers(c, MUCH)); c.close()
 c, _ = s.accept(); both_ways(c)
 c.shutdown(socket.SHUT_WR); print(receive(c)[1])
 s.accept()",
-    );
-    let code = "s = connect(); both_ways(s)
+        );
+        let code = "s = connect(); both_ways(s)
 s.sendall(b'question'); s.shutdown(socket.SHUT_WR); first = receive(s)[1]
 s = connect(); both_ways(s)
 assert receive(s)[0] == 0; print(first == send_numbers(s, MUCH)); s.close()
 receive(connect())";
-    says(&host, code, "True");
-    let digest = "print(hashlib.sha256(b''.join(numbers(24 << 20))).hexdigest())";
-    let digest =
-        std::process::Command::new("python3").args(["-c", &format!("{PEER}\n{digest}")]).output().unwrap();
-    let digest = String::from_utf8(digest.stdout).unwrap();
-    host.said(&format!("8\n{0}\n{0}", digest.trim_end()));
+        says(place, &host, code, "True");
+        let digest = "print(hashlib.sha256(b''.join(numbers(24 << 20))).hexdigest())";
+        let digest = std::process::Command::new("python3")
+            .args(["-c", &format!("{PEER}\n{digest}")])
+            .output()
+            .unwrap();
+        let digest = String::from_utf8(digest.stdout).unwrap();
+        host.said(&format!("8\n{0}\n{0}", digest.trim_end()));
+    });
 }
 
 #[test]
 fn a_reset_of_a_heavy_connection_reaches_the_other_side() {
-    require!(namespaces, python3);
-    let host = start(
-        "s = listen()
+    require!(python3);
+    on_each_machine(|place| {
+        let host = start(
+            "s = listen()
 c, _ = s.accept(); both_ways(c); c.recv(1); reset(c)
 c, _ = s.accept(); both_ways(c); c.sendall(b'x'); print(error_of(lambda: receive(c)))
 c, _ = s.accept(); both_ways(c); c.shutdown(socket.SHUT_WR); print(error_of(lambda: receive(c)))",
-    );
-    let code = "s = connect(); both_ways(s); s.sendall(b'x')
+        );
+        let code = "s = connect(); both_ways(s); s.sendall(b'x')
 print(error_of(lambda: receive(s)))
 s = connect(); both_ways(s); s.recv(1); reset(s)
 s = connect(); both_ways(s); s.recv(1); reset(s)";
-    says(&host, code, "ECONNRESET");
-    host.said("ECONNRESET\nECONNRESET");
+        says(place, &host, code, "ECONNRESET");
+        host.said("ECONNRESET\nECONNRESET");
+    });
 }
 
 #[test]
-fn more_heavy_connections_than_are_handed_over_go_on_beside_each_other() {
-    require!(namespaces, python3);
-    let host = start(
-        "s = listen()
+fn many_heavy_connections_go_on_beside_each_other() {
+    require!(python3);
+    on_each_machine(|place| {
+        let host = start(
+            "s = listen()
 good = []
 def serve(c): good.append(both_ways(c)); c.close()
 threads = [threading.Thread(target=serve, args=(s.accept()[0],)) for _ in range(48)]
 for t in threads: t.start()
 for t in threads: t.join()
 print(sum(good))",
-    );
-    let code = "all = [connect() for _ in range(48)]
+        );
+        let code = "all = [connect() for _ in range(48)]
 good = []
 def use(s): good.append(both_ways(s)); receive(s)
 threads = [threading.Thread(target=use, args=(s,)) for s in all]
 for t in threads: t.start()
 for t in threads: t.join()
 print(sum(good))";
-    says(&host, code, "48");
-    host.said("48");
+        says(place, &host, code, "48");
+        host.said("48");
+    });
 }
 
 /// The kernel that holds heavy connections is at the other end of every frame.
@@ -190,6 +227,6 @@ print('forged', answers(tcp(GATEWAY, 4003, PORT, 2, nobody)), answers(tcp(GATEWA
 s.sendall(b'!')"#;
     // As many as without such a connection: one from us, or none.
     let expected = "arp 1 1\ndenied 1 1\nstray 1 1\nloopback 1 1\nnobody 1 1\nforged 0 0";
-    says(&host, code, expected);
+    says(&place(), &host, code, expected);
     host.said("b'!'");
 }

@@ -2,7 +2,7 @@
 
 mod cards;
 mod dns;
-mod handover;
+mod heavy;
 mod hostile;
 mod kernels;
 mod options;
