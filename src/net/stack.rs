@@ -344,6 +344,7 @@ mod tests {
         ports: (u16, u16),
         sequence: u32,
         acknowledged: u32,
+        window: u16,
     }
 
     impl Guest {
@@ -363,7 +364,15 @@ mod tests {
             let ends =
                 Ends { source: addresses.guest_v4().into(), destination: addresses.gateway_v4().into() };
             let stack = Stack::new(card, settings).unwrap();
-            Self { card: ours, stack, ends, ports: (4000, host_port), sequence: 1, acknowledged: 0 }
+            Self {
+                card: ours,
+                stack,
+                ends,
+                ports: (4000, host_port),
+                sequence: 1,
+                acknowledged: 0,
+                window: u16::MAX,
+            }
         }
 
         fn send(&mut self, flags: u8, data: &[u8]) {
@@ -372,7 +381,9 @@ mod tests {
             segment.extend(self.ports.1.to_be_bytes());
             segment.extend(self.sequence.to_be_bytes());
             segment.extend(self.acknowledged.to_be_bytes());
-            segment.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+            segment.extend([0x50, flags]);
+            segment.extend(self.window.to_be_bytes());
+            segment.extend([0; 4]);
             segment.extend_from_slice(data);
             let frame = self.frame(TCP, &segment);
             self.stack.take_frame(&frame);
@@ -429,6 +440,30 @@ mod tests {
         assert_eq!(guest.receive(now).0, 0x10);
         host.write_all(b"answer").unwrap();
         assert_eq!(guest.receive(now).1, b"answer");
+    }
+
+    #[test]
+    fn what_a_guest_short_of_memory_has_lost_is_sent_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut guest = Guest::new(listener.local_addr().unwrap().port());
+        let now = Instant::now();
+        guest.send(2, b"");
+        guest.receive(now);
+        guest.send(0x10, b"");
+        let (mut host, _) = listener.accept().unwrap();
+        host.write_all(&[7; 4000]).unwrap();
+        let first = guest.receive(now).1;
+        let (has, mut lost) = (guest.acknowledged, Vec::new());
+        while first.len() + lost.len() < 4000 {
+            lost.extend(guest.receive(now).1);
+        }
+        guest.acknowledged = has;
+        for window in [0, u16::MAX] {
+            guest.window = window;
+            guest.send(0x10, b"");
+        }
+        let again = guest.receive(now).1;
+        assert!(!again.is_empty() && lost.starts_with(&again), "{} bytes", again.len());
     }
 
     #[test]

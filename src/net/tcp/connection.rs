@@ -184,6 +184,7 @@ impl Connection {
                 }
                 continue;
             }
+            moved |= self.guest.rouse(core, self.flow);
             if !moved {
                 return Ok(match self.rest(core) {
                     Some(turned) => turned,

@@ -172,6 +172,24 @@ impl GuestEnd {
         Ok(sent)
     }
 
+    /// Has smoltcp send again what nobody has acknowledged, where it waits for nothing. It forgets that it
+    /// did when a guest that is short of memory closes its window, loses what was under way, and opens
+    /// the window again (smoltcp 0.14: the timer of the probes is stopped, and that of the segments under
+    /// way is not started again). Says whether it does.
+    pub fn rouse(&mut self, core: &mut Core, flow: Flow) -> bool {
+        let now = self.time(core.now);
+        if self.socket().send_queue() == 0 || self.interface.poll_at(now, &self.sockets).is_some() {
+            return false;
+        }
+        let seen = self.seen;
+        for packet in seen.complaint(flow) {
+            let mut device =
+                Turn { incoming: Some(&packet), out: &mut core.out, seen: &mut self.seen, data: None };
+            self.interface.poll_ingress_single(now, &mut device, &mut self.sockets);
+        }
+        self.interface.poll_at(now, &self.sockets).is_some()
+    }
+
     /// When it must be looked at again.
     pub fn next(&mut self, now: Instant) -> Option<Instant> {
         let now = self.time(now);

@@ -1,11 +1,12 @@
 //! What a connection's segments say about it: enough for somebody else to be one of its ends.
 
+use std::iter;
 use std::time::{Duration, Instant};
 
 use super::connection::Flow;
 use super::{ACK, RST, SYN};
 use crate::net::checksum::Sum;
-use crate::net::emit::Ends;
+use crate::net::emit::{self, Ends};
 use crate::net::frame::TCP;
 use crate::sys::tcp::Progress;
 
@@ -67,15 +68,25 @@ impl Seen {
     pub fn question(&self, flow: Flow) -> Vec<u8> {
         let ends = Ends { source: flow.remote.ip(), destination: flow.guest.ip() };
         let before = self.guest.acknowledged.unwrap_or_default().wrapping_sub(1);
-        let mut segment = [flow.remote.port().to_be_bytes(), flow.guest.port().to_be_bytes()].concat();
-        segment.extend(before.to_be_bytes());
-        segment.extend(self.ours.acknowledged.unwrap_or_default().to_be_bytes());
-        segment.extend([0x50, ACK]);
-        segment.extend(self.ours.window.to_be_bytes());
-        segment.extend([0; 4]);
+        let numbers = [before, self.ours.acknowledged.unwrap_or_default()];
+        let mut segment = acknowledgement([flow.remote.port(), flow.guest.port()], numbers, self.ours.window);
         let sum = Sum::of_pseudo_header(ends.source, ends.destination, TCP, segment.len()).add(&segment);
         segment[16..18].copy_from_slice(&sum.checksum().to_be_bytes());
         segment
+    }
+
+    /// Acknowledgements that say again what the guest's last one said, as a guest sends them that
+    /// misses a segment: two with another window between them, and then so many that it counts.
+    pub fn complaint(&self, flow: Flow) -> impl Iterator<Item = Vec<u8>> {
+        const COUNTS: usize = 3;
+        let ends = Ends { source: flow.guest.ip(), destination: flow.remote.ip() };
+        let numbers = [self.guest.sent, self.guest.acknowledged.unwrap_or_default()];
+        let ports = [flow.guest.port(), flow.remote.port()];
+        let window = self.guest.window;
+        iter::once(window ^ 1).chain(iter::repeat_n(window, 1 + COUNTS)).flat_map(move |window| {
+            let segment = acknowledgement(ports, numbers, window);
+            emit::packets(ends, TCP, &segment, usize::MAX, 0).collect::<Vec<_>>()
+        })
     }
 
     /// Where our end is.
@@ -97,6 +108,17 @@ impl Seen {
         let shift = self.ours.scale.filter(|_| self.guest.scale.is_some()).unwrap_or(0);
         u32::from(self.ours.window) << shift
     }
+}
+
+/// A segment without data and without a checksum: its ports, its own number and the one that it
+/// acknowledges, and a window.
+fn acknowledgement(ports: [u16; 2], numbers: [u32; 2], window: u16) -> Vec<u8> {
+    let mut segment = ports.map(u16::to_be_bytes).concat();
+    segment.extend(numbers.map(u32::to_be_bytes).concat());
+    segment.extend([0x50, ACK]);
+    segment.extend(window.to_be_bytes());
+    segment.extend([0; 4]);
+    segment
 }
 
 impl End {
