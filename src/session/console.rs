@@ -96,6 +96,15 @@ impl Console {
     }
 }
 
+/// What a guest's last lines mean where they do not say it themselves, and what to try.
+pub fn meaning(last_lines: &[String]) -> Option<&'static str> {
+    let has = |words| last_lines.iter().any(|line| line.contains(words));
+    let is_about_registers = has("put_fp_registers") || has("set fp regs failed");
+    is_about_registers.then_some(
+        "a kernel before Linux 6.13 starts no process on a CPU with AMX; those of `sekexe-ci kernel build` do",
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,6 +120,13 @@ mod tests {
         assert_eq!(console.last_lines().count(), KEPT);
         assert_eq!(console.last_lines().next(), Some("line 62"));
         assert_eq!(console.panic_message().as_deref(), Some("kernel panic: no init"));
+    }
+
+    #[test]
+    fn a_kernel_too_old_for_the_cpu_is_known_by_its_words() {
+        let lines = |line: &str| vec!["Modules linked in:".to_owned(), line.to_owned()];
+        assert!(meaning(&lines(" [<6004b1ca>] ? put_fp_registers+0x10/0x12")).unwrap().contains("AMX"));
+        assert_eq!(meaning(&lines(" [<60048839>] userspace+0xab/0x570")), None);
     }
 
     #[test]

@@ -29,7 +29,7 @@ use sekexe_init::protocol::{
 use crate::machine::{Kind, Machine};
 use crate::net::Network;
 use active::Active;
-pub use console::Console;
+pub use console::{Console, meaning};
 use deadlines::Due;
 use link::Link;
 pub use signals::{Signals, hold_signals, release_signals};

@@ -79,6 +79,17 @@ pub mod have {
         program("linux.uml")
     }
 
+    /// The same, on a CPU on which it can run: it is older than Linux 6.13.
+    pub fn distribution_guest() -> Result<(), String> {
+        distribution_uml()?;
+        let cpu = std::fs::read_to_string("/proc/cpuinfo").map_err(|e| e.to_string())?;
+        if cpu.contains(" amx_tile") {
+            Err("its kernel starts no process on a CPU with AMX".into())
+        } else {
+            Ok(())
+        }
+    }
+
     /// Docker's daemon and its static companion, to be started inside a guest.
     pub fn dockerd() -> Result<(), String> {
         program("dockerd").and_then(|()| busybox())

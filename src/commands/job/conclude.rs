@@ -13,7 +13,7 @@ use crate::machine::{Confinement, Ended};
 use crate::net::Record;
 use crate::plan;
 use crate::report::{self, MachineFacts, Run};
-use crate::session::GuestInfo;
+use crate::session::{GuestInfo, meaning};
 
 /// A command that ended, and all there is to tell of it.
 pub struct Concluded {
@@ -69,6 +69,7 @@ impl Concluded {
         if !self.last_lines.is_empty() {
             messages.note("the guest's last words:");
             self.last_lines.iter().rev().take(12).rev().for_each(|line| messages.detail(line));
+            meaning(&self.last_lines).iter().for_each(|meaning| messages.note(meaning));
         }
         if let Some(line) = report::line(&self.outcome, &self.usage) {
             messages.outcome(line);

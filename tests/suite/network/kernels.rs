@@ -23,7 +23,7 @@ fn guests_of_linux_6_1_have_it() {
 /// It knows nothing of IPv6.
 #[test]
 fn guests_of_a_distributions_kernel_have_it() {
-    require!(distribution_uml, python3);
+    require!(distribution_guest, python3);
     works("linux.uml");
 }
 
