@@ -236,6 +236,12 @@ impl Outbox {
         self.guest
     }
 
+    /// Frames that wait for the guest.
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
     /// Whether nothing waits for the guest.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
@@ -281,10 +287,16 @@ impl Outbox {
         self.blocked = false;
     }
 
-    /// Queues an IP packet of `length` bytes that `fill` writes.
+    /// Queues an IP packet of `length` bytes that `fill` writes, unless too many wait already: whoever
+    /// waits while it [is full](Self::is_full) loses none, and what is answered to each packet of a guest
+    /// that does not read shall not fill memory.
     pub fn fill_packet<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
         let (frame, done) = self.compose(length, fill);
-        self.push(frame);
+        if self.queue.len() < OVERFULL {
+            self.push(frame);
+        } else {
+            self.recycle(frame);
+        }
         done
     }
 

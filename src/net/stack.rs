@@ -443,6 +443,59 @@ mod tests {
     }
 
     #[test]
+    fn a_guest_that_sends_and_never_looks_does_not_fill_memory() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut guest = Guest::new(listener.local_addr().unwrap().port());
+        let now = Instant::now();
+        guest.send(2, b"");
+        guest.receive(now);
+        for _ in 0..2000 {
+            // Not what comes next, so each is answered.
+            guest.sequence += 100_000;
+            guest.send(0x10, &[7; 1400]);
+            guest.stack.turn(now).unwrap();
+        }
+        assert!(guest.stack.core.out.waiting() <= 256, "{} frames", guest.stack.core.out.waiting());
+    }
+
+    #[test]
+    fn a_slow_reader_gets_all_that_came_before_both_sides_were_done() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut guest = Guest::new(listener.local_addr().unwrap().port());
+        let now = Instant::now();
+        guest.send(2, b"");
+        guest.receive(now);
+        guest.send(0x10, b"");
+        let (mut host, _) = listener.accept().unwrap();
+        host.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(guest.receive(now).0 & 1, 1, "the host's end");
+        guest.acknowledged += 1;
+        let mut sent = 0;
+        // The host's socket takes some, until it is full.
+        while guest.stack.tcp.unsent() == 0 {
+            guest.send(0x10, &[7; 1400]);
+            guest.stack.turn(now).unwrap();
+            while recv(guest.card.as_raw_fd(), &mut [0; 2000], MsgFlags::MSG_DONTWAIT).is_ok() {}
+            sent += 1400;
+        }
+        guest.send(0x11, b"");
+        for seconds in [0, 1, 11, 60] {
+            guest.stack.turn(now + Duration::from_secs(seconds)).unwrap();
+        }
+        host.set_nonblocking(true).unwrap();
+        let mut read = Vec::new();
+        for _ in 0..1000 {
+            guest.stack.wait(EpollTimeout::from(1u8)).unwrap();
+            guest.stack.turn(now + Duration::from_secs(61)).unwrap();
+            if host.read_to_end(&mut read).is_ok() {
+                break;
+            }
+        }
+        assert_eq!(read.len(), sent);
+        assert_eq!(guest.stack.tcp.unsent(), 0);
+    }
+
+    #[test]
     fn what_a_guest_short_of_memory_has_lost_is_sent_again() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut guest = Guest::new(listener.local_addr().unwrap().port());

@@ -77,8 +77,12 @@ pub struct Connection {
     established: bool,
     /// The host's end of stream was passed on.
     host_finished: bool,
-    /// The guest's end of stream was passed on.
+    /// The guest's end of stream has come, after everything else of the guest's.
+    guest_closed: bool,
+    /// It was passed on.
     guest_finished: bool,
+    /// There is nothing to be said to the guest any more, but something of the guest's to pass on.
+    lingers: bool,
     failure: Option<ErrorKind>,
     sent: u64,
     received: u64,
@@ -130,7 +134,9 @@ impl Connection {
             hung_up: false,
             established: false,
             host_finished: false,
+            guest_closed: false,
             guest_finished: false,
+            lingers: false,
             failure: None,
             sent: 0,
             received: 0,
@@ -173,7 +179,10 @@ impl Connection {
                 moved |= self.send_to_host();
                 moved |= self.receive(core);
             }
-            moved |= self.guest.send(core, self.host.as_fd())?;
+            // smoltcp would soon forget what is left.
+            if !self.lingers {
+                moved |= self.guest.send(core, self.host.as_fd())?;
+            }
             if core.out.is_heavy() {
                 core.out.flush()?;
             }
@@ -247,8 +256,8 @@ impl Connection {
 
     /// Bytes of the guest's that the host's socket has yet to take; the end of the stream counts as one.
     pub fn unsent(&mut self) -> usize {
+        let end = usize::from(self.guest_closed && !self.guest_finished);
         let socket = self.guest.socket();
-        let end = usize::from(is_done(socket.state()) && !self.guest_finished);
         if self.failure.is_some() { 0 } else { socket.recv_queue() + end }
     }
 
@@ -267,7 +276,8 @@ impl Connection {
         let socket = self.guest.socket();
         // Listening again is how smoltcp takes a handshake that the guest broke off.
         if matches!(socket.state(), State::Closed | State::TimeWait | State::Listen) {
-            return Turned::Ended;
+            self.lingers = self.guest_closed && socket.can_recv() && self.failure.is_none();
+            return if self.lingers { Turned::Waits(None) } else { Turned::Ended };
         }
         if !self.established && socket.may_send() {
             self.established = true;
@@ -302,7 +312,8 @@ impl Connection {
                 }
             }
         }
-        if is_done(socket.state()) && !socket.can_recv() && !self.guest_finished {
+        self.guest_closed |= is_done(socket.state());
+        if self.guest_closed && !socket.can_recv() && !self.guest_finished {
             self.guest_finished = true;
             let _ = host.shutdown(Shutdown::Write);
             moved = true;
