@@ -57,6 +57,12 @@ pub struct Packet<'a> {
     pub fragment: Option<Fragment>,
 }
 
+/// What follows the IP header of a packet without extension headers.
+pub fn after_ip(packet: &[u8]) -> Option<&[u8]> {
+    let start = if packet.first()? >> 4 == 6 { 40 } else { usize::from(packet[0] & 0xf) * 4 };
+    packet.get(start..)
+}
+
 /// What a segment of TCP carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Data {
@@ -73,8 +79,7 @@ impl Data {
     }
 
     fn find(packet: &[u8]) -> Option<Self> {
-        let start = if packet.first()? >> 4 == 6 { 40 } else { usize::from(packet[0] & 0xf) * 4 };
-        let segment = packet.get(start..)?;
+        let segment = after_ip(packet)?;
         let header = segment.first_chunk::<20>()?;
         let number = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
         let length = segment.len().checked_sub(usize::from(header[12] >> 4) * 4)?;

@@ -7,7 +7,7 @@ use super::connection::Flow;
 use super::{ACK, RST, SYN};
 use crate::net::checksum::Sum;
 use crate::net::emit::{self, Ends};
-use crate::net::frame::TCP;
+use crate::net::frame::{TCP, after_ip};
 use crate::sys::tcp::Progress;
 
 /// What one end has said.
@@ -128,8 +128,7 @@ impl End {
     }
 
     fn try_hear(&mut self, packet: &[u8]) -> Option<bool> {
-        let start = if packet.first()? >> 4 == 6 { 40 } else { usize::from(packet[0] & 0xf) * 4 };
-        let segment = packet.get(start..)?;
+        let segment = after_ip(packet)?;
         let header = segment.first_chunk::<20>()?;
         let word =
             |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
