@@ -16,7 +16,7 @@ use sekexe_init::protocol::{PEER, PEER_INDEX};
 
 use super::frame::{ETHERTYPE_IPV4, Mac, TCP};
 use super::tcp::Flow;
-use crate::sys::tcp::{Progress, accept, disconnect, restore, resume, set_filter};
+use crate::sys::tcp::{Progress, accept, disconnect, restore, resume, send_unpaced, set_filter};
 
 /// Connections that may be there at once: each makes the filter longer, for all that comes.
 const MOST: usize = 32;
@@ -96,6 +96,8 @@ impl Outside {
         requests.add_local_route(flow.guest.ip(), TABLE);
         requests.send_over(&self.requests)?;
         let anywhere = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+        // Before the first connection: what is paced once stays so.
+        send_unpaced(self.listener.as_fd())?;
         bind(self.listener.as_raw_fd(), &anywhere)?;
         listen(&self.listener, Backlog::new(1)?)?;
         let address = getsockname(self.listener.as_raw_fd())?;

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use anyhow::{Result, anyhow};
 
-use crate::sys::tcp::bound_buffers;
+use crate::sys::tcp::{bound_buffers, send_unpaced};
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +72,9 @@ impl Publish {
             TcpListener::bind(self.host).and_then(|listener| {
                 listener.set_nonblocking(true)?;
                 bound_buffers(listener.as_fd());
+                if self.host.ip().is_loopback() {
+                    let _ = send_unpaced(listener.as_fd());
+                }
                 Ok(Published::Tcp(listener, self.guest))
             })
         };

@@ -62,8 +62,7 @@ pub fn restore(
     progress: &Progress,
 ) -> nix::Result<()> {
     set(socket, libc::IPPROTO_IP, libc::IP_TRANSPARENT, &1)?;
-    // Nothing is lost on the way, and nothing gained by sending at a measured pace.
-    set(socket, libc::IPPROTO_TCP, libc::TCP_CONGESTION, b"reno".as_slice())?;
+    send_unpaced(socket)?;
     set(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, &1)?;
     bound_buffers(socket);
     set(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, &1)?;
@@ -103,6 +102,15 @@ pub fn restore(
 /// Lets a restored socket live, and has it tell the other end its window.
 pub fn resume(socket: BorrowedFd<'_>) -> nix::Result<()> {
     set(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, &0)
+}
+
+/// Has a socket's connection, or each connection of a listener, send without a measured pace: for ways
+/// within this machine, on which nothing is lost. Where the system's way of congestion control is a
+/// paced one (`bbr`), its timers otherwise take most of the time. It has to be said before the socket is
+/// connected, which may be how the pacing begins.
+pub fn send_unpaced(socket: BorrowedFd<'_>) -> nix::Result<()> {
+    // The one that every process on every host may have.
+    set(socket, libc::IPPROTO_TCP, libc::TCP_CONGESTION, b"reno".as_slice())
 }
 
 /// Bounds what a socket's connection, or each connection of a listener, holds in either direction:

@@ -26,8 +26,7 @@ const PIECE: usize = 512 << 10;
 const MUCH: u64 = 128 << 10;
 /// Rounds in one turn before others get theirs.
 const TURN: usize = 4;
-/// Bytes for the guest after which a connection is worth being handed over to the kernel. It gains
-/// nothing in the other direction.
+/// Bytes in both directions after which a connection is worth being handed over to the kernel.
 const HEAVY: u64 = 1 << 20;
 /// Bytes for the guest after which those to come stay in the host's socket, where that is possible.
 const LONG: u64 = 256 << 10;
@@ -43,6 +42,18 @@ pub struct Flow {
     pub guest: SocketAddr,
     /// The other end.
     pub remote: SocketAddr,
+}
+
+impl Flow {
+    /// The ends of a packet to the guest.
+    pub fn inward(&self) -> Ends {
+        Ends { source: self.remote.ip(), destination: self.guest.ip() }
+    }
+
+    /// The ends of a packet from the guest.
+    pub fn outward(&self) -> Ends {
+        Ends { source: self.guest.ip(), destination: self.remote.ip() }
+    }
 }
 
 /// What a turn came to.
@@ -90,7 +101,7 @@ pub struct Connection {
     held_since: Option<Instant>,
     /// Whether the guest was then asked how far it is.
     has_asked: bool,
-    /// How many bytes the guest must have got before that is tried.
+    /// How many bytes must have gone by before that is tried.
     heavy_at: u64,
     /// How many, before they stay in the host's socket.
     peek_at: u64,
@@ -206,7 +217,7 @@ impl Connection {
 
     /// Holds bytes back if it is time to hand the connection over.
     fn hold(&mut self, core: &Core) {
-        let is_heavy = self.received >= self.heavy_at;
+        let is_heavy = self.sent + self.received >= self.heavy_at;
         if is_heavy && self.held_since.is_none() && core.has_outside_for(self.flow) {
             let is_open = self.established && !self.host_finished && !self.guest_finished;
             if is_open && self.guest.socket().state() == State::Established {
@@ -226,9 +237,7 @@ impl Connection {
             if unacknowledged > 0 || !seen.is_quiet(SILENCE, now) {
                 if unacknowledged > 0 && !self.has_asked {
                     self.has_asked = true;
-                    let Flow { guest, remote } = self.flow;
-                    let ends = Ends { source: remote.ip(), destination: guest.ip() };
-                    core.out.payload(ends, TCP, &seen.question(self.flow));
+                    core.out.payload(self.flow.inward(), TCP, &seen.question(self.flow));
                 }
                 let next = self.guest.next(now).map_or(now + SILENCE, |at| at.min(now + SILENCE));
                 return Some(Turned::Waits(Some(next)));
@@ -245,7 +254,7 @@ impl Connection {
     /// It is not handed over for now.
     pub fn go_on(&mut self) {
         self.held_since = None;
-        self.heavy_at = self.received * 2;
+        self.heavy_at = (self.sent + self.received) * 2;
     }
 
     /// It cannot be handed over.
@@ -261,14 +270,21 @@ impl Connection {
         if self.failure.is_some() { 0 } else { socket.recv_queue() + end }
     }
 
-    /// Where our end of it is, while it rests.
-    pub fn progress(&self) -> Progress {
-        self.guest.seen().progress()
+    /// Bytes from the guest and to it so far.
+    pub fn moved(&self) -> (u64, u64) {
+        (self.sent, self.received)
     }
 
-    /// Leaves it to the kernel.
-    pub fn hand_over(self, guest: TcpStream, pipes: Pipes) -> Spliced {
-        let sockets = Sockets { guest, host: self.host, moved: (self.sent, self.received) };
+    /// Where our end of it is, while it rests.
+    pub fn progress(&mut self) -> Progress {
+        self.guest.seen_open().progress()
+    }
+
+    /// Leaves it to the kernel, and tells a guest that was kept from sending that it may: of the kernel's
+    /// own first word, which has an old number, it does not take a window.
+    pub fn hand_over(self, core: &mut Core, guest: TcpStream, pipes: Pipes) -> Spliced {
+        core.out.payload(self.flow.inward(), TCP, &self.guest.seen().answer(self.flow));
+        let sockets = Sockets { guest, moved: self.moved(), host: self.host };
         Spliced::new(self.flow, self.protocol, sockets, pipes)
     }
 
@@ -426,7 +442,7 @@ impl Connection {
             Some(kind) if self.sent == 0 && self.received == 0 => Fate::Failed(kind.to_string()),
             _ => Fate::Carried,
         };
-        core.log.add(self.protocol, remote, core.names.of(remote.ip()), fate, (self.sent, self.received));
+        core.log.add(self.protocol, remote, core.names.of(remote.ip()), fate, self.moved());
         (self.sent.max(self.received) < MUCH).then_some(self.guest)
     }
 }

@@ -129,6 +129,13 @@ impl GuestEnd {
         &self.seen
     }
 
+    /// What its segments say, where the next one says that there is room for as much as there can be.
+    pub fn seen_open(&mut self) -> &Seen {
+        let room = self.socket().recv_capacity();
+        self.seen.open(room);
+        &self.seen
+    }
+
     /// Takes a packet of the guest's.
     pub fn take(&mut self, core: &mut Core, packet: &[u8]) {
         let now = self.time(core.now);

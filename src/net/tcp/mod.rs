@@ -35,7 +35,7 @@ use super::emit::{self, Ends};
 use super::frame::{self, Packet, TCP};
 use super::icmp::{self, Trouble};
 use super::log::{Fate, Protocol};
-use crate::sys::tcp::bound_buffers;
+use crate::sys::tcp::{bound_buffers, send_unpaced};
 
 /// Connections at once. Beyond them a first segment is not answered, as by a busy server.
 const MOST: usize = 4096;
@@ -335,14 +335,14 @@ impl Tcp {
         }
         let (card, guest) = (core.out.fd(), core.out.guest());
         let taken = core.outside.as_mut().and_then(|outside| {
-            let pipes = Pipes::new().ok()?;
+            let pipes = Pipes::new(connection.moved()).ok()?;
             let kernel = outside.take(card, guest, connection.flow, &connection.progress()).ok()?;
             Some((kernel, pipes))
         });
         match taken {
             Some((kernel, pipes)) => {
                 connection.scheduled.map(|at| self.timers.remove(&(at, id)));
-                let spliced = connection.hand_over(kernel.into(), pipes);
+                let spliced = connection.hand_over(core, kernel.into(), pipes);
                 core.watch(spliced.guest(), Owner::KernelEnd, id, Spliced::interest())?;
                 core.watch_again(spliced.host(), Owner::Tcp, id, Spliced::interest())?;
                 self.spliced.insert(id, spliced);
@@ -430,6 +430,9 @@ fn begin_to_connect(target: SocketAddr) -> Result<(TcpStream, bool), Errno> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket: OwnedFd = socket(family, SockType::Stream, flags, None)?;
     bound_buffers(socket.as_fd());
+    if target.ip().is_loopback() {
+        let _ = send_unpaced(socket.as_fd());
+    }
     let target_address = SockaddrStorage::from(target);
     let mut done = connect(socket.as_raw_fd(), &target_address);
     if done == Err(Errno::EINPROGRESS) && target.ip().is_loopback() {

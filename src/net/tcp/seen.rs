@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::connection::Flow;
 use super::{ACK, RST, SYN};
 use crate::net::checksum::Sum;
-use crate::net::emit::{self, Ends};
+use crate::net::emit;
 use crate::net::frame::{TCP, after_ip};
 use crate::sys::tcp::Progress;
 
@@ -66,9 +66,17 @@ impl Seen {
     /// A segment that the guest answers at once with how far it is, since it is an old one: its own
     /// word may otherwise take until its timer for delayed acknowledgements.
     pub fn question(&self, flow: Flow) -> Vec<u8> {
-        let ends = Ends { source: flow.remote.ip(), destination: flow.guest.ip() };
-        let before = self.guest.acknowledged.unwrap_or_default().wrapping_sub(1);
-        let numbers = [before, self.ours.acknowledged.unwrap_or_default()];
+        self.our_word(flow, self.guest.acknowledged.unwrap_or_default().wrapping_sub(1))
+    }
+
+    /// A segment that says how far our end is.
+    pub fn answer(&self, flow: Flow) -> Vec<u8> {
+        self.our_word(flow, self.ours.sent)
+    }
+
+    fn our_word(&self, flow: Flow, number: u32) -> Vec<u8> {
+        let ends = flow.inward();
+        let numbers = [number, self.ours.acknowledged.unwrap_or_default()];
         let mut segment = acknowledgement([flow.remote.port(), flow.guest.port()], numbers, self.ours.window);
         let sum = Sum::of_pseudo_header(ends.source, ends.destination, TCP, segment.len()).add(&segment);
         segment[16..18].copy_from_slice(&sum.checksum().to_be_bytes());
@@ -79,7 +87,7 @@ impl Seen {
     /// misses a segment: two with another window between them, and then so many that it counts.
     pub fn complaint(&self, flow: Flow) -> impl Iterator<Item = Vec<u8>> {
         const COUNTS: usize = 3;
-        let ends = Ends { source: flow.guest.ip(), destination: flow.remote.ip() };
+        let ends = flow.outward();
         let numbers = [self.guest.sent, self.guest.acknowledged.unwrap_or_default()];
         let ports = [flow.guest.port(), flow.remote.port()];
         let window = self.guest.window;
@@ -104,9 +112,17 @@ impl Seen {
         }
     }
 
+    /// Our end has room for so many bytes, which the next [`answer`](Self::answer) says.
+    pub fn open(&mut self, room: usize) {
+        self.ours.window = u16::try_from(room >> self.our_shift()).unwrap_or(u16::MAX);
+    }
+
     fn our_window(&self) -> u32 {
-        let shift = self.ours.scale.filter(|_| self.guest.scale.is_some()).unwrap_or(0);
-        u32::from(self.ours.window) << shift
+        u32::from(self.ours.window) << self.our_shift()
+    }
+
+    fn our_shift(&self) -> u8 {
+        self.ours.scale.filter(|_| self.guest.scale.is_some()).unwrap_or(0)
     }
 }
 
@@ -238,6 +254,24 @@ mod tests {
         seen.guest_sends(&packet(ACK, (0, 0x9000_0000), 63, &[], b"much"), now);
         seen.we_send(&packet(ACK, (0x9000_0000, 4), 0, &[], b""));
         assert!(seen.is_quiet(SECOND, now));
+    }
+
+    #[test]
+    fn a_guest_that_may_not_send_is_told_that_it_may() {
+        let now = Instant::now();
+        let mut seen = opened(now);
+        seen.guest_sends(&packet(ACK, (0, 0x9000_0000), 63, &[], b"much"), now);
+        seen.we_send(&packet(ACK, (0x9000_0000, 4), 0, &[], b""));
+        seen.open(1 << 20);
+        assert_eq!(seen.progress().windows[1], 1 << 20);
+        let flow =
+            Flow { guest: "10.0.2.15:4000".parse().unwrap(), remote: "192.0.2.1:443".parse().unwrap() };
+        let mut told = End { sent: 0x9000_0000, ..End::default() };
+        let answer = seen.answer(flow);
+        emit::packets(flow.inward(), TCP, &answer, usize::MAX, 0)
+            .for_each(|packet| assert!(!told.hear(&packet), "it brings nothing"));
+        assert_eq!((told.acknowledged, told.window), (Some(4), 1 << 15));
+        assert_eq!(answer[4..8], 0x9000_0000_u32.to_be_bytes(), "no guest listens to an old one");
     }
 
     #[test]

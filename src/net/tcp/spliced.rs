@@ -17,8 +17,11 @@ use crate::net::core::Core;
 use crate::net::log::{Fate, Protocol};
 use crate::sys::tcp::{is_closed, move_bytes};
 
-/// Bytes for which each pipe has room, counted in pages: what a page of it holds may be longer.
-const PIPE: i32 = 512 << 10;
+/// Bytes for which the pipe of a way has room that has carried [`BULK`], counted in pages: what a page of
+/// it holds may be longer. All pages of all pipes of a user are counted together.
+const PIPE: i32 = 1 << 20;
+/// Bytes.
+const BULK: u64 = 256 << 10;
 /// Bytes asked for at once: all that there is room for.
 const MOST: usize = 4 << 20;
 /// Rounds in one turn before others get theirs.
@@ -67,14 +70,17 @@ pub enum Turned {
 pub struct Pipes([(OwnedFd, OwnedFd); 2]);
 
 impl Pipes {
-    /// New ones. The error is the host's, which is short of something.
-    pub fn new() -> nix::Result<Self> {
-        let pipe = || {
+    /// New ones for a connection that has moved so many bytes from the guest and to it. The error is the
+    /// host's, which is short of something.
+    pub fn new(moved: (u64, u64)) -> nix::Result<Self> {
+        let pipe = |moved| {
             let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-            let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE));
+            if moved >= BULK {
+                let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE));
+            }
             Ok::<_, Errno>((reader, writer))
         };
-        Ok(Self([pipe()?, pipe()?]))
+        Ok(Self([pipe(moved.0)?, pipe(moved.1)?]))
     }
 }
 

@@ -42,26 +42,26 @@ fn a_heavy_connection_is_handed_over_and_leaves_nothing() {
     require!(namespaces, python3);
     let host = start(
         "s = listen()
-while True:
-    c, _ = s.accept(); c.settimeout(60); both_ways(c); c.recv(1); c.close()",
+for way in (both_ways, lambda c: receive_some(c, MUCH), lambda c: send_numbers(c, MUCH)):
+    c, _ = s.accept(); c.settimeout(60); way(c); c.send(b'.'); c.recv(1); c.close()",
     );
     let code = format!(
         "{MUCH}
 print('begin', flush=True); input()
-for _ in range(3):
-    s = connect(); both_ways(s); print('moved', flush=True); input()
+for way in (both_ways, lambda s: send_numbers(s, MUCH), lambda s: receive_some(s, MUCH)):
+    s = connect(); way(s); s.recv(1); print('moved', flush=True); input()
     s.close(); time.sleep(0.5); print('closed', flush=True); input()"
     );
     let place = place();
     let mut machine = Halting::start(&place, &host.port, &code);
     let before = machine.at("begin").1;
-    for _ in 0..3 {
+    for way in ["both ways", "to the host", "from the host"] {
         machine.go_on();
         // Two sockets and two pipes; otherwise it would be one socket.
-        assert_eq!(machine.at("moved").1, before + 6);
+        assert_eq!(machine.at("moved").1, before + 6, "{way}");
         machine.go_on();
         // The sockets from which those of the network outside are made are there for good.
-        assert_eq!(machine.at("closed").1, before);
+        assert_eq!(machine.at("closed").1, before, "{way}");
     }
     machine.go_on();
     machine.end();
@@ -94,14 +94,20 @@ fn streams_of_many_lengths_end_where_they_end() {
             "{LENGTHS}
 s = listen()
 for n in LENGTHS:
-    c, _ = s.accept(); print(send_numbers(c, n)); c.close()"
+    c, _ = s.accept(); print(send_numbers(c, n)); c.close()
+for i, n in enumerate(LENGTHS):
+    c, _ = s.accept(); time.sleep(0.02 * (i % 3)); got, digest = receive(c); assert got == n, (got, n)
+    c.sendall(digest.encode()); c.close()"
         ));
         // Readers who come at once, and those who let everything fill up first.
         let code = format!(
             "{LENGTHS}
 for i, n in enumerate(LENGTHS):
     s = connect(); time.sleep(0.02 * (i % 3)); got, digest = receive(s); assert got == n, (got, n)
-    print(digest)"
+    print(digest)
+for n in LENGTHS:
+    s = connect(); digest = send_numbers(s, n); s.shutdown(socket.SHUT_WR)
+    assert s.makefile().read() == digest, n"
         );
         let ran = python(place, &[], &host.port, &format!("{MUCH}\n{code}")).ended_with(0);
         host.said(ran.stdout.trim_end());
