@@ -113,6 +113,14 @@ impl Requests {
         self.add("add a route", libc::RTM_NEWROUTE, CREATE, &body);
     }
 
+    /// Drops without a word what no other route is for, of the family of this address.
+    pub fn add_black_hole(&mut self, like: IpAddr) {
+        let mut body = vec![family(like), 0, 0, 0];
+        body.extend([libc::RT_TABLE_MAIN, libc::RTPROT_BOOT, libc::RT_SCOPE_UNIVERSE, libc::RTN_BLACKHOLE]);
+        body.extend([0; 4]);
+        self.add("add a route", libc::RTM_NEWROUTE, CREATE, &body);
+    }
+
     /// Tells the kernel a neighbour's hardware address for good.
     pub fn add_neighbour(&mut self, index: u32, address: IpAddr, hardware: [u8; 6]) {
         const PERMANENT: u16 = 0x80;

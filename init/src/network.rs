@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::IoSlice;
+use std::net::Ipv6Addr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -27,6 +28,14 @@ const QUIET: [(&str, &str); 5] = [
     ("conf/default/route_localnet", "0"),
     ("tcp_rmem", "4096 131072 4194304"),
     ("tcp_wmem", "4096 65536 4194304"),
+];
+
+/// The same of IPv6: nothing is forwarded, nothing comes to be by itself, and nobody answers.
+const QUIET_V6: [(&str, &str); 4] = [
+    ("conf/all/forwarding", "0"),
+    ("conf/default/accept_ra", "0"),
+    ("conf/default/addr_gen_mode", "1"),
+    ("icmp/echo_ignore_all", "1"),
 ];
 
 /// Enters a network of the machine's own, unless the seal comes with one.
@@ -135,19 +144,24 @@ fn make_pair(card: &NetworkCard) -> Result<Vec<OwnedFd>> {
 struct Outside {
     packets: OwnedFd,
     requests: OwnedFd,
-    connections: [OwnedFd; 2],
+    /// Two of IPv4, and two of IPv6 if that can be had.
+    connections: Vec<OwnedFd>,
 }
 
 impl Outside {
     /// Has the calling thread enter a network of its own, for good.
     fn enter() -> Result<Self> {
         unshare(CloneFlags::CLONE_NEWNET).context("create a network")?;
-        // Nobody is in it: it has nothing to say of its own. A kernel without IPv6 has not anyway.
-        let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
+        // Nobody is in it: it has nothing to say of its own.
         for (name, value) in QUIET {
             std::fs::write(format!("/proc/sys/net/ipv4/{name}"), value).context("silence a network")?;
         }
-        Self::open()
+        let mut outside = Self::open()?;
+        if outside.open_v6().is_err() {
+            // Something is missing, or all of it.
+            let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
+        }
+        Ok(outside)
     }
 
     /// Opens everything in the network that the calling thread is in.
@@ -156,8 +170,22 @@ impl Outside {
         Ok(Self {
             packets: sys::network::open_packet_socket().context("open a packet socket")?,
             requests: Requests::socket().context("open a netlink socket")?,
-            connections: [connection()?, connection()?],
+            connections: vec![connection()?, connection()?],
         })
+    }
+
+    /// Opens what IPv6 needs besides, once it is silent there.
+    fn open_v6(&mut self) -> Result<()> {
+        for (name, value) in QUIET_V6 {
+            std::fs::write(format!("/proc/sys/net/ipv6/{name}"), value)?;
+        }
+        let mut requests = Requests::default();
+        // Otherwise it would say of all that comes that there is no way.
+        requests.add_black_hole(Ipv6Addr::UNSPECIFIED.into());
+        requests.send_over(&self.requests)?;
+        let connection = || socket(AddressFamily::Inet6, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
+        self.connections.extend([connection()?, connection()?]);
+        Ok(())
     }
 
     /// Makes the pair, with its first end in the network of this process.

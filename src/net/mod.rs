@@ -7,9 +7,9 @@
 //!                                                          link -> virtio
 //! ```
 //!
-//! Where the card is one of a pair of links, TCP connections that bring the guest much are handed over
-//! to the kernel at the other link: see [`outside`]. Where the card is in the guest's memory, what they
-//! bring is copied there straight from the host's socket.
+//! Where the card is one of a pair of links, TCP connections that move much are handed over to the kernel
+//! at the other link: see [`outside`]. Where the card is in the guest's memory, what they bring is copied
+//! there straight from the host's socket.
 //!
 //! One thread runs it. Everything that it keeps is bounded, whatever the guest sends, and nothing
 //! that the guest sends can make it fail. If it ends all the same, whoever holds the [`Network`]

@@ -68,11 +68,11 @@ pub fn send_each(socket: BorrowedFd<'_>, frames: &[IoSlice<'_>]) -> io::Result<u
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
-/// Receives one byte and the descriptors that come with it, at most four, without waiting.
+/// Receives one byte and the descriptors that come with it, at most six, without waiting.
 pub fn receive_descriptors(socket: BorrowedFd<'_>) -> io::Result<(u8, Vec<OwnedFd>)> {
     let mut byte = [0];
     let mut buffers = [IoSliceMut::new(&mut byte)];
-    let mut space = nix::cmsg_space!([RawFd; 4]);
+    let mut space = nix::cmsg_space!([RawFd; 6]);
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
     let message = recvmsg::<()>(socket.as_raw_fd(), &mut buffers, Some(&mut space), flags)?;
     let descriptors = message.cmsgs()?.flat_map(|control| match control {

@@ -61,7 +61,15 @@ pub fn restore(
     other: SocketAddr,
     progress: &Progress,
 ) -> nix::Result<()> {
-    set(socket, libc::IPPROTO_IP, libc::IP_TRANSPARENT, &1)?;
+    if own.is_ipv4() {
+        set(socket, libc::IPPROTO_IP, libc::IP_TRANSPARENT, &1)?;
+    } else {
+        set(socket, libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT, &1)?;
+        // What the socket begins with, and the most that it may be told: it comes to know the longest
+        // segment below, but goes by that only where the way's longest packet changes.
+        let segment = progress.mss.min(i16::MAX as u16);
+        set(socket, libc::IPPROTO_TCP, libc::TCP_MAXSEG, &libc::c_int::from(segment))?;
+    }
     send_unpaced(socket)?;
     set(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, &1)?;
     bound_buffers(socket);
@@ -82,20 +90,22 @@ pub fn restore(
     if progress.selective {
         option(OPTION_SELECTIVE_ACKS, 0)?;
     }
-    let [others, own] = progress.windows;
+    let [others, ours] = progress.windows;
     let window = RepairWindow {
         last_update: progress.to_receive.wrapping_sub(1),
         to_send: others,
         most_to_send: others,
-        to_receive: own,
+        to_receive: ours,
         told_at: progress.to_receive,
     };
     set(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR_WINDOW, &window)?;
-    // Without options as before; but the kernel then looks at the longest segment anew.
-    // SAFETY: no bytes are read from the pointer.
-    Errno::result(unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_OPTIONS, std::ptr::null(), 0)
-    })?;
+    if own.is_ipv4() {
+        // Without options as before; but the kernel then looks at the longest segment anew.
+        // SAFETY: no bytes are read from the pointer.
+        Errno::result(unsafe {
+            libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_OPTIONS, std::ptr::null(), 0)
+        })?;
+    }
     Ok(())
 }
 

@@ -2,12 +2,15 @@
 //! guest's memory, and nobody can tell.
 
 use super::{Halting, Host, PEER, on_each_machine, python};
-use crate::support::{Place, require};
+use crate::support::{Place, Ran, require};
 
 /// More than after which that is so, with what the buffers hold.
 const MUCH: &str = "MUCH = 24 << 20
+listen_at = listen
+def listen():
+    return listen_at(address='127.0.0.1' if FAMILY == socket.AF_INET else '::1')
 def connect():
-    s = socket.create_connection((gateway(), PORT)); s.settimeout(60)
+    s = socket.create_connection((gateway(FAMILY), PORT)); s.settimeout(60)
     return s
 def both_ways(s):
     sent = []
@@ -21,64 +24,97 @@ def receive_some(s, count):
         digest.update(block); count -= len(block)
     return digest.hexdigest()";
 
+/// A machine, and the family of the addresses by which it and the host talk to each other.
+struct Way<'a> {
+    place: &'a Place,
+    family: &'static str,
+}
+
+impl Way<'_> {
+    fn code(&self, code: &str) -> String {
+        format!("FAMILY = socket.{}\n{MUCH}\n{code}", self.family)
+    }
+
+    fn start(&self, code: &str) -> Host {
+        Host::start(&self.code(code))
+    }
+
+    fn run(&self, host: &Host, code: &str) -> Ran {
+        python(self.place, &[], &host.port, &self.code(code))
+    }
+
+    /// Runs Python in the machine, which must say this and end well.
+    #[track_caller]
+    fn says(&self, host: &Host, code: &str, expected: &str) {
+        let ran = self.run(host, code).ended_with(0);
+        assert_eq!(ran.stdout.trim_end(), expected);
+    }
+}
+
+/// Runs a test in this machine, with each family that it has.
+fn with_each_family(place: &Place, test: impl Fn(&Way<'_>)) {
+    test(&Way { place, family: "AF_INET" });
+    let names_it = python(place, &[], "", "gateway(socket.AF_INET6)");
+    if names_it.status == 0 {
+        test(&Way { place, family: "AF_INET6" });
+    } else {
+        assert!(names_it.stderr.contains("gaierror"), "{}", names_it.stderr);
+        eprintln!("skipped over IPv6: the host has none");
+    }
+}
+
+/// Runs a test in every kind of machine, with each family.
+fn on_each_way(test: impl Fn(&Way<'_>)) {
+    on_each_machine(|place| with_each_family(place, &test));
+}
+
 /// A machine in which connections are handed over to the kernel.
 fn place() -> Place {
     Place::new_in("/var/tmp").with_isolation(Some("namespaces"))
 }
 
-fn start(code: &str) -> Host {
-    Host::start(&format!("{MUCH}\n{code}"))
-}
-
-/// Runs Python in the machine, which must say this and end well.
-#[track_caller]
-fn says(place: &Place, host: &Host, code: &str, expected: &str) {
-    let ran = python(place, &[], &host.port, &format!("{MUCH}\n{code}")).ended_with(0);
-    assert_eq!(ran.stdout.trim_end(), expected);
-}
-
 #[test]
 fn a_heavy_connection_is_handed_over_and_leaves_nothing() {
     require!(namespaces, python3);
-    let host = start(
-        "s = listen()
-for way in (both_ways, lambda c: receive_some(c, MUCH), lambda c: send_numbers(c, MUCH)):
-    c, _ = s.accept(); c.settimeout(60); way(c); c.send(b'.'); c.recv(1); c.close()",
-    );
-    let code = format!(
-        "{MUCH}
-print('begin', flush=True); input()
-for way in (both_ways, lambda s: send_numbers(s, MUCH), lambda s: receive_some(s, MUCH)):
-    s = connect(); way(s); s.recv(1); print('moved', flush=True); input()
-    s.close(); time.sleep(0.5); print('closed', flush=True); input()"
-    );
-    let place = place();
-    let mut machine = Halting::start(&place, &host.port, &code);
-    let before = machine.at("begin").1;
-    for way in ["both ways", "to the host", "from the host"] {
+    with_each_family(&place(), |way| {
+        let host = way.start(
+            "s = listen()
+for carry in (both_ways, lambda c: receive_some(c, MUCH), lambda c: send_numbers(c, MUCH)):
+    c, _ = s.accept(); c.settimeout(60); carry(c); c.send(b'.'); c.recv(1); c.close()",
+        );
+        let code = way.code(
+            "print('begin', flush=True); input()
+for carry in (both_ways, lambda s: send_numbers(s, MUCH), lambda s: receive_some(s, MUCH)):
+    s = connect(); carry(s); s.recv(1); print('moved', flush=True); input()
+    s.close(); time.sleep(0.5); print('closed', flush=True); input()",
+        );
+        let mut machine = Halting::start(way.place, &host.port, &code);
+        let before = machine.at("begin").1;
+        for direction in ["both ways", "to the host", "from the host"] {
+            machine.go_on();
+            // Two sockets and two pipes; otherwise it would be one socket.
+            assert_eq!(machine.at("moved").1, before + 6, "{direction}");
+            machine.go_on();
+            // The sockets from which those of the network outside are made are there for good.
+            assert_eq!(machine.at("closed").1, before, "{direction}");
+        }
         machine.go_on();
-        // Two sockets and two pipes; otherwise it would be one socket.
-        assert_eq!(machine.at("moved").1, before + 6, "{way}");
-        machine.go_on();
-        // The sockets from which those of the network outside are made are there for good.
-        assert_eq!(machine.at("closed").1, before, "{way}");
-    }
-    machine.go_on();
-    machine.end();
+        machine.end();
+    });
 }
 
 #[test]
 fn bytes_are_whole_when_a_connection_becomes_heavy_amid_traffic_both_ways() {
     require!(python3);
-    on_each_machine(|place| {
-        let host = start(
+    on_each_way(|way| {
+        let host = way.start(
             "s = listen()
 for _ in range(8):
     c, _ = s.accept(); c.settimeout(60); assert both_ways(c); print(receive(c)[0])",
         );
         let code = "for n in range(8):
     s = connect(); print(both_ways(s)); s.sendall(bytes(n)); s.close()";
-        says(place, &host, code, &["True"; 8].join("\n"));
+        way.says(&host, code, &["True"; 8].join("\n"));
         host.said("0\n1\n2\n3\n4\n5\n6\n7");
     });
 }
@@ -89,8 +125,8 @@ fn streams_of_many_lengths_end_where_they_end() {
     require!(python3);
     const LENGTHS: &str = "LENGTHS = [(n << 10) + more for n in (1, 64, 128, 256, 320, 512, 1024, 1536, 4096)
     for more in (-1, 0, 1, 60000)]";
-    on_each_machine(|place| {
-        let host = start(&format!(
+    on_each_way(|way| {
+        let host = way.start(&format!(
             "{LENGTHS}
 s = listen()
 for n in LENGTHS:
@@ -109,7 +145,7 @@ for n in LENGTHS:
     s = connect(); digest = send_numbers(s, n); s.shutdown(socket.SHUT_WR)
     assert s.makefile().read() == digest, n"
         );
-        let ran = python(place, &[], &host.port, &format!("{MUCH}\n{code}")).ended_with(0);
+        let ran = way.run(&host, &code).ended_with(0);
         host.said(ran.stdout.trim_end());
     });
 }
@@ -117,8 +153,8 @@ for n in LENGTHS:
 #[test]
 fn each_side_can_finish_a_heavy_connection_while_the_other_goes_on() {
     require!(python3);
-    on_each_machine(|place| {
-        let host = start(
+    on_each_way(|way| {
+        let host = way.start(
             "s = listen()
 c, _ = s.accept(); both_ways(c)
 print(receive(c)[0]); print(send_numbers(c, MUCH)); c.close()
@@ -131,7 +167,7 @@ s.sendall(b'question'); s.shutdown(socket.SHUT_WR); first = receive(s)[1]
 s = connect(); both_ways(s)
 assert receive(s)[0] == 0; print(first == send_numbers(s, MUCH)); s.close()
 receive(connect())";
-        says(place, &host, code, "True");
+        way.says(&host, code, "True");
         let digest = "print(hashlib.sha256(b''.join(numbers(24 << 20))).hexdigest())";
         let digest = std::process::Command::new("python3")
             .args(["-c", &format!("{PEER}\n{digest}")])
@@ -145,8 +181,8 @@ receive(connect())";
 #[test]
 fn a_reset_of_a_heavy_connection_reaches_the_other_side() {
     require!(python3);
-    on_each_machine(|place| {
-        let host = start(
+    on_each_way(|way| {
+        let host = way.start(
             "s = listen()
 c, _ = s.accept(); both_ways(c); c.recv(1); reset(c)
 c, _ = s.accept(); both_ways(c); c.sendall(b'x'); print(error_of(lambda: receive(c)))
@@ -156,7 +192,7 @@ c, _ = s.accept(); both_ways(c); c.shutdown(socket.SHUT_WR); print(error_of(lamb
 print(error_of(lambda: receive(s)))
 s = connect(); both_ways(s); s.recv(1); reset(s)
 s = connect(); both_ways(s); s.recv(1); reset(s)";
-        says(place, &host, code, "ECONNRESET");
+        way.says(&host, code, "ECONNRESET");
         host.said("ECONNRESET\nECONNRESET");
     });
 }
@@ -164,8 +200,8 @@ s = connect(); both_ways(s); s.recv(1); reset(s)";
 #[test]
 fn many_heavy_connections_go_on_beside_each_other() {
     require!(python3);
-    on_each_machine(|place| {
-        let host = start(
+    on_each_way(|way| {
+        let host = way.start(
             "s = listen()
 good = []
 def serve(c): good.append(both_ways(c)); c.close()
@@ -181,7 +217,7 @@ threads = [threading.Thread(target=use, args=(s,)) for s in all]
 for t in threads: t.start()
 for t in threads: t.join()
 print(sum(good))";
-        says(place, &host, code, "48");
+        way.says(&host, code, "48");
         host.said("48");
     });
 }
@@ -190,27 +226,38 @@ print(sum(good))";
 #[test]
 fn nobody_but_us_answers_the_machine() {
     require!(namespaces, python3);
-    let host = start(
-        "s = listen()
+    with_each_family(&place(), |way| {
+        let host = way.start(
+            "s = listen()
 c, _ = s.accept(); both_ways(c); print(c.recv(1))",
-    );
-    let code = r#"s = connect(); both_ways(s)
+        );
+        let code = r#"s = connect(); both_ways(s)
 raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)); raw.bind(('eth0', 0))
 OURS, THEIRS = raw.getsockname()[4], bytes.fromhex('0273656b0002')
-ours, port = s.getsockname()
-ME, GATEWAY = socket.inet_aton(ours), socket.inet_aton(gateway())
+SIX = FAMILY == socket.AF_INET6
+ours, port = s.getsockname()[:2]
+ME, GATEWAY = socket.inet_pton(FAMILY, ours), socket.inet_pton(FAMILY, gateway(FAMILY))
+HEADERS = 14 + (40 if SIX else 20)
 def total(data):
     n = sum(struct.unpack('!%dH' % (len(data) // 2), data))
     while n >> 16: n = (n & 0xffff) + (n >> 16)
     return struct.pack('!H', ~n & 0xffff)
-def ip(target, protocol, payload, source=ME):
+def ip(target, protocol, payload, source=ME, hops=64):
+    if SIX:
+        head = struct.pack('!IHBB', 6 << 28, len(payload), protocol, hops)
+        return b'\x86\xdd' + head + source + target + payload
     head = struct.pack('!BBHHHBBH4s4s', 0x45, 0, 20 + len(payload), 1, 0, 64, protocol, 0, source, target)
     return b'\x08\0' + head[:10] + total(head) + head[12:] + payload
+def summed(target, protocol, payload, at, source=ME):
+    pseudo = source + target + struct.pack('!II' if SIX else '!HH', *(len(payload), protocol)[::1 if SIX else -1])
+    return payload[:at] + total(pseudo + payload) + payload[at + 2:]
 def tcp(target, sport, dport, flags, source=ME):
-    head = struct.pack('!HHIIBBHHH', sport, dport, 7, 7, 0x50, flags, 65535, 0, 0)
-    sum = total(source + target + struct.pack('!BBH', 0, 6, 20) + head)
-    return ip(target, 6, head[:16] + sum + head[18:], source)
+    segment = struct.pack('!HHIIBBHHH', sport, dport, 7, 7, 0x50, flags, 65535, 0, 0)
+    return ip(target, 6, summed(target, 6, segment, 16, source), source)
+def icmp6(target, kind, body, hops=64):
+    return ip(target, 58, summed(target, 58, struct.pack('!BBH', kind, 0, 0) + body, 2), hops=hops)
 def echo(target):
+    if SIX: return icmp6(target, 128, bytes(4))
     head = struct.pack('!BBHHH', 8, 0, 0, 7, 7)
     return ip(target, 1, head[:2] + total(head) + head[4:])
 def answers(body, to=THEIRS):
@@ -220,19 +267,30 @@ def answers(body, to=THEIRS):
     while (left := end - time.monotonic()) > 0 and select.select([raw], [], [], left)[0]:
         frame, where = raw.recvfrom(1 << 17)
         # What the connection itself has still to say is no answer.
-        count += where[2] != 4 and frame[34:38] != struct.pack('!HH', PORT, port)
+        count += where[2] != 4 and frame[HEADERS:HEADERS + 4] != struct.pack('!HH', PORT, port)
     return count
-arp = b'\x08\x06' + struct.pack('!HHBBH6s4s6s4s', 1, 0x800, 6, 4, 1, OURS, ME, bytes(6), GATEWAY)
-nobody, loopback = ME[:3] + b'\x63', bytes([127, 0, 0, 1])
-print('arp', answers(arp, b'\xff' * 6), answers(arp))
+nobody = ME[:-1] + b'\x63'
+if SIX:
+    loopback, everybody, group = bytes(15) + b'\1', socket.inet_pton(FAMILY, 'ff02::1'), b'\x33\x33\0\0\0\1'
+    who = icmp6(everybody, 135, bytes(4) + GATEWAY + b'\1\1' + OURS, 255)
+    print('other', answers(icmp6(everybody, 130, bytes(20), 1), group), answers(icmp6(everybody, 133, bytes(4), 255), group))
+    print('far', answers(tcp(socket.inet_pton(FAMILY, 'ff0e::1'), 4000, 80, 2)), answers(ip(GATEWAY, 99, bytes(8))))
+else:
+    loopback, everybody, group = bytes([127, 0, 0, 1]), b'\xff' * 4, b'\xff' * 6
+    who = b'\x08\x06' + struct.pack('!HHBBH6s4s6s4s', 1, 0x800, 6, 4, 1, OURS, ME, bytes(6), GATEWAY)
+print('who', answers(who, group), answers(who))
 print('denied', answers(tcp(nobody, 4000, 80, 2)), answers(tcp(GATEWAY, 4000, 1, 2)))
 print('stray', answers(tcp(GATEWAY, 4001, PORT, 16)), answers(tcp(GATEWAY, port, PORT + 1, 16)))
 print('loopback', answers(tcp(loopback, 4002, PORT, 2)), answers(echo(loopback)))
-print('nobody', answers(echo(nobody)), answers(echo(b'\xff' * 4), b'\xff' * 6))
+print('nobody', answers(echo(nobody)), answers(echo(everybody), group))
 print('forged', answers(tcp(GATEWAY, 4003, PORT, 2, nobody)), answers(tcp(GATEWAY, 4003, PORT, 16, GATEWAY)))
 s.sendall(b'!')"#;
-    // As many as without such a connection: one from us, or none.
-    let expected = "arp 1 1\ndenied 1 1\nstray 1 1\nloopback 1 1\nnobody 1 1\nforged 0 0";
-    says(&place(), &host, code, expected);
-    host.said("b'!'");
+        // As many as without such a connection: one from us, or none.
+        let expected = match way.family {
+            "AF_INET" => "who 1 1\ndenied 1 1\nstray 1 1\nloopback 1 1\nnobody 1 1\nforged 0 0",
+            _ => "other 0 0\nfar 1 1\nwho 1 1\ndenied 1 1\nstray 1 1\nloopback 1 1\nnobody 1 0\nforged 0 0",
+        };
+        way.says(&host, code, expected);
+        host.said("b'!'");
+    });
 }

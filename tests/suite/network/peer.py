@@ -21,8 +21,8 @@ def connect(port=None):
     return s
 
 
-def gateway():
-    return socket.getaddrinfo(HOST, 1, socket.AF_INET)[0][4][0]
+def gateway(family=socket.AF_INET):
+    return socket.getaddrinfo(HOST, 1, family)[0][4][0]
 
 
 def numbers(count):
