@@ -1,17 +1,11 @@
 //! Connections that have moved much: the kernel carries them on, or what they bring goes straight to the
 //! guest's memory, and nobody can tell.
 
-use super::{Halting, Host, PEER, on_each_machine, python};
-use crate::support::{Place, Ran, require};
+use super::{Halting, PEER, on_each_way, with_each_family};
+use crate::support::{Place, require};
 
 /// More than after which that is so, with what the buffers hold.
 const MUCH: &str = "MUCH = 24 << 20
-listen_at = listen
-def listen():
-    return listen_at(address='127.0.0.1' if FAMILY == socket.AF_INET else '::1')
-def connect():
-    s = socket.create_connection((gateway(FAMILY), PORT)); s.settimeout(60)
-    return s
 def both_ways(s):
     sent = []
     t = threading.Thread(target=lambda: sent.append(send_numbers(s, MUCH)))
@@ -24,50 +18,6 @@ def receive_some(s, count):
         digest.update(block); count -= len(block)
     return digest.hexdigest()";
 
-/// A machine, and the family of the addresses by which it and the host talk to each other.
-struct Way<'a> {
-    place: &'a Place,
-    family: &'static str,
-}
-
-impl Way<'_> {
-    fn code(&self, code: &str) -> String {
-        format!("FAMILY = socket.{}\n{MUCH}\n{code}", self.family)
-    }
-
-    fn start(&self, code: &str) -> Host {
-        Host::start(&self.code(code))
-    }
-
-    fn run(&self, host: &Host, code: &str) -> Ran {
-        python(self.place, &[], &host.port, &self.code(code))
-    }
-
-    /// Runs Python in the machine, which must say this and end well.
-    #[track_caller]
-    fn says(&self, host: &Host, code: &str, expected: &str) {
-        let ran = self.run(host, code).ended_with(0);
-        assert_eq!(ran.stdout.trim_end(), expected);
-    }
-}
-
-/// Runs a test in this machine, with each family that it has.
-fn with_each_family(place: &Place, test: impl Fn(&Way<'_>)) {
-    test(&Way { place, family: "AF_INET" });
-    let names_it = python(place, &[], "", "gateway(socket.AF_INET6)");
-    if names_it.status == 0 {
-        test(&Way { place, family: "AF_INET6" });
-    } else {
-        assert!(names_it.stderr.contains("gaierror"), "{}", names_it.stderr);
-        eprintln!("skipped over IPv6: the host has none");
-    }
-}
-
-/// Runs a test in every kind of machine, with each family.
-fn on_each_way(test: impl Fn(&Way<'_>)) {
-    on_each_machine(|place| with_each_family(place, &test));
-}
-
 /// A machine in which connections are handed over to the kernel.
 fn place() -> Place {
     Place::new_in("/var/tmp").with_isolation(Some("namespaces"))
@@ -78,11 +28,13 @@ fn a_heavy_connection_is_handed_over_and_leaves_nothing() {
     require!(namespaces, python3);
     with_each_family(&place(), |way| {
         let host = way.start(
+            MUCH,
             "s = listen()
 for carry in (both_ways, lambda c: receive_some(c, MUCH), lambda c: send_numbers(c, MUCH)):
     c, _ = s.accept(); c.settimeout(60); carry(c); c.send(b'.'); c.recv(1); c.close()",
         );
         let code = way.code(
+            MUCH,
             "print('begin', flush=True); input()
 for carry in (both_ways, lambda s: send_numbers(s, MUCH), lambda s: receive_some(s, MUCH)):
     s = connect(); carry(s); s.recv(1); print('moved', flush=True); input()
@@ -108,13 +60,14 @@ fn bytes_are_whole_when_a_connection_becomes_heavy_amid_traffic_both_ways() {
     require!(python3);
     on_each_way(|way| {
         let host = way.start(
+            MUCH,
             "s = listen()
 for _ in range(8):
     c, _ = s.accept(); c.settimeout(60); assert both_ways(c); print(receive(c)[0])",
         );
         let code = "for n in range(8):
     s = connect(); print(both_ways(s)); s.sendall(bytes(n)); s.close()";
-        way.says(&host, code, &["True"; 8].join("\n"));
+        way.says(&host, MUCH, code, &["True"; 8].join("\n"));
         host.said("0\n1\n2\n3\n4\n5\n6\n7");
     });
 }
@@ -126,15 +79,18 @@ fn streams_of_many_lengths_end_where_they_end() {
     const LENGTHS: &str = "LENGTHS = [(n << 10) + more for n in (1, 64, 128, 256, 320, 512, 1024, 1536, 4096)
     for more in (-1, 0, 1, 60000)]";
     on_each_way(|way| {
-        let host = way.start(&format!(
-            "{LENGTHS}
+        let host = way.start(
+            MUCH,
+            &format!(
+                "{LENGTHS}
 s = listen()
 for n in LENGTHS:
     c, _ = s.accept(); print(send_numbers(c, n)); c.close()
 for i, n in enumerate(LENGTHS):
     c, _ = s.accept(); time.sleep(0.02 * (i % 3)); got, digest = receive(c); assert got == n, (got, n)
     c.sendall(digest.encode()); c.close()"
-        ));
+            ),
+        );
         // Readers who come at once, and those who let everything fill up first.
         let code = format!(
             "{LENGTHS}
@@ -145,7 +101,7 @@ for n in LENGTHS:
     s = connect(); digest = send_numbers(s, n); s.shutdown(socket.SHUT_WR)
     assert s.makefile().read() == digest, n"
         );
-        let ran = way.run(&host, &code).ended_with(0);
+        let ran = way.run(&host, MUCH, &code).ended_with(0);
         host.said(ran.stdout.trim_end());
     });
 }
@@ -155,6 +111,7 @@ fn each_side_can_finish_a_heavy_connection_while_the_other_goes_on() {
     require!(python3);
     on_each_way(|way| {
         let host = way.start(
+            MUCH,
             "s = listen()
 c, _ = s.accept(); both_ways(c)
 print(receive(c)[0]); print(send_numbers(c, MUCH)); c.close()
@@ -167,7 +124,7 @@ s.sendall(b'question'); s.shutdown(socket.SHUT_WR); first = receive(s)[1]
 s = connect(); both_ways(s)
 assert receive(s)[0] == 0; print(first == send_numbers(s, MUCH)); s.close()
 receive(connect())";
-        way.says(&host, code, "True");
+        way.says(&host, MUCH, code, "True");
         let digest = "print(hashlib.sha256(b''.join(numbers(24 << 20))).hexdigest())";
         let digest = std::process::Command::new("python3")
             .args(["-c", &format!("{PEER}\n{digest}")])
@@ -183,6 +140,7 @@ fn a_reset_of_a_heavy_connection_reaches_the_other_side() {
     require!(python3);
     on_each_way(|way| {
         let host = way.start(
+            MUCH,
             "s = listen()
 c, _ = s.accept(); both_ways(c); c.recv(1); reset(c)
 c, _ = s.accept(); both_ways(c); c.sendall(b'x'); print(error_of(lambda: receive(c)))
@@ -192,7 +150,7 @@ c, _ = s.accept(); both_ways(c); c.shutdown(socket.SHUT_WR); print(error_of(lamb
 print(error_of(lambda: receive(s)))
 s = connect(); both_ways(s); s.recv(1); reset(s)
 s = connect(); both_ways(s); s.recv(1); reset(s)";
-        way.says(&host, code, "ECONNRESET");
+        way.says(&host, MUCH, code, "ECONNRESET");
         host.said("ECONNRESET\nECONNRESET");
     });
 }
@@ -202,6 +160,7 @@ fn many_heavy_connections_go_on_beside_each_other() {
     require!(python3);
     on_each_way(|way| {
         let host = way.start(
+            MUCH,
             "s = listen()
 good = []
 def serve(c): good.append(both_ways(c)); c.close()
@@ -217,7 +176,7 @@ threads = [threading.Thread(target=use, args=(s,)) for s in all]
 for t in threads: t.start()
 for t in threads: t.join()
 print(sum(good))";
-        way.says(&host, code, "48");
+        way.says(&host, MUCH, code, "48");
         host.said("48");
     });
 }
@@ -228,6 +187,7 @@ fn nobody_but_us_answers_the_machine() {
     require!(namespaces, python3);
     with_each_family(&place(), |way| {
         let host = way.start(
+            MUCH,
             "s = listen()
 c, _ = s.accept(); both_ways(c); print(c.recv(1))",
         );
@@ -290,7 +250,7 @@ s.sendall(b'!')"#;
             "AF_INET" => "who 1 1\ndenied 1 1\nstray 1 1\nloopback 1 1\nnobody 1 1\nforged 0 0",
             _ => "other 0 0\nfar 1 1\nwho 1 1\ndenied 1 1\nstray 1 1\nloopback 1 1\nnobody 1 0\nforged 0 0",
         };
-        way.says(&host, code, expected);
+        way.says(&host, MUCH, code, expected);
         host.said("b'!'");
     });
 }

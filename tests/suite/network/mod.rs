@@ -97,6 +97,54 @@ pub fn python(place: &Place, options: &[&str], port: &str, code: &str) -> Ran {
     place.exec_with(opened.iter().chain(options).chain(&run))
 }
 
+/// A machine, and the family of the addresses by which it and the host talk to each other.
+pub struct Way<'a> {
+    pub place: &'a Place,
+    /// As Python calls it.
+    pub family: &'static str,
+}
+
+impl Way<'_> {
+    /// Python that talks in that family, with what both ends of a test use.
+    pub fn code(&self, common: &str, code: &str) -> String {
+        format!("FAMILY = socket.{}\n{common}\n{code}", self.family)
+    }
+
+    /// The same on the host.
+    pub fn start(&self, common: &str, code: &str) -> Host {
+        Host::start(&self.code(common, code))
+    }
+
+    /// The same in the machine.
+    pub fn run(&self, host: &Host, common: &str, code: &str) -> Ran {
+        python(self.place, &[], &host.port, &self.code(common, code))
+    }
+
+    /// The same, which must say this and end well.
+    #[track_caller]
+    pub fn says(&self, host: &Host, common: &str, code: &str, expected: &str) {
+        let ran = self.run(host, common, code).ended_with(0);
+        assert_eq!(ran.stdout.trim_end(), expected);
+    }
+}
+
+/// Runs a test in this machine, with each family that it has.
+pub fn with_each_family(place: &Place, test: impl Fn(&Way<'_>)) {
+    test(&Way { place, family: "AF_INET" });
+    let names_it = python(place, &[], "", "gateway(socket.AF_INET6)");
+    if names_it.status == 0 {
+        test(&Way { place, family: "AF_INET6" });
+    } else {
+        assert!(names_it.stderr.contains("gaierror"), "{}", names_it.stderr);
+        eprintln!("skipped over IPv6: the host has none");
+    }
+}
+
+/// Runs a test in every kind of machine, with each family.
+pub fn on_each_way(test: impl Fn(&Way<'_>)) {
+    on_each_machine(|place| with_each_family(place, &test));
+}
+
 /// Python in a machine that halts where the test wants to look: it says a word and waits for a line.
 pub struct Halting {
     child: Child,

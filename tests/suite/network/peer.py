@@ -4,9 +4,12 @@ import ctypes, errno, hashlib, os, random, select, socket, struct, sys, threadin
 
 PORT = int(sys.argv[1]) if sys.argv[1:] and sys.argv[1].isdigit() else 0
 HOST = "host.sekexe.internal"
+# Of addresses, where a test is about one.
+FAMILY = None
 
 
-def listen(kind=socket.SOCK_STREAM, address="127.0.0.1"):
+def listen(kind=socket.SOCK_STREAM, address=None):
+    address = address or ("::1" if FAMILY == socket.AF_INET6 else "127.0.0.1")
     s = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
     s.bind((address, 0))
     if kind == socket.SOCK_STREAM:
@@ -16,7 +19,7 @@ def listen(kind=socket.SOCK_STREAM, address="127.0.0.1"):
 
 
 def connect(port=None):
-    s = socket.create_connection((HOST, port or PORT))
+    s = socket.create_connection((gateway(FAMILY) if FAMILY else HOST, port or PORT))
     s.settimeout(60)
     return s
 

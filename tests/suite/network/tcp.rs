@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::{Halting, Host, PEER, on_each_machine, python};
+use super::{Halting, Host, PEER, on_each_machine, on_each_way, python};
 use crate::support::{require, send};
 
 #[test]
@@ -211,22 +211,23 @@ def used(s):
 #[test]
 fn a_reader_that_stalls_stops_the_writer() {
     require!(python3);
-    on_each_machine(|place| {
+    on_each_way(|way| {
         for before in ["fresh", "used"] {
-            let host = Host::start(&format!(
-                "{STALL}
-s = listen()
+            let host = way.start(
+                STALL,
+                &format!(
+                    "s = listen()
 c = s.accept()[0]; {before}(c); d = s.accept()[0]; {before}(d)
 d.recv(1); c.sendall(b'%20d' % receive(c)[0])
 sent = stall(d); c.sendall(b'!'); print(sent <= 16 << 20 or sent, int(d.recv(20)) == sent)"
-            ));
+                ),
+            );
             let code = format!(
-                "{STALL}
-a = connect(); {before}(a); b = connect(); {before}(b)
+                "a = connect(); {before}(a); b = connect(); {before}(b)
 sent = stall(a); b.sendall(b'!'); print(sent <= 16 << 20 or sent, int(a.recv(20)) == sent)
 a.recv(1); b.sendall(b'%20d' % receive(b)[0])"
             );
-            assert_eq!(python(place, &[], &host.port, &code).ended_with(0).stdout, "True True\n");
+            way.says(&host, STALL, &code, "True True");
             host.said("True True");
         }
     });
